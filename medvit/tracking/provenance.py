@@ -1,0 +1,105 @@
+"""Where a result comes from: the code, the environment, the machine and the hashes of everything that went in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("medvit", "torch", "monai", "pytorch-lightning", "torchmetrics", "numpy", "pandas", "pyarrow", "pydicom"),
+    *("highdicom", "imagecodecs", "opencv-python-headless", "scikit-learn", "safetensors", "onnx", "onnxruntime"),
+    *("hydra-core", "mlflow"),
+)
+
+
+def environment() -> dict[str, Any]:
+    """Return code, packages and hardware as plain JSON: no host name, user name or path."""
+    return {"code": code(), "python": platform.python_version(), "packages": packages(), "machine": machine()}
+
+
+def code() -> dict[str, Any]:
+    """Return the git commit medvit runs from and whether its files differ from it; commit "" outside a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
+    if tracked is None:  # installed from a wheel, perhaps inside somebody else's repository
+        return {"commit": "", "dirty": None}
+    changed = _git(package, "status", "--porcelain", "--", str(package), str(package.parent / "conf"))
+    return {"commit": (_git(package, "rev-parse", "HEAD") or "").strip(), "dirty": bool((changed or "").strip())}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    program = shutil.which("git")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(  # noqa: S603 (a fixed program with arguments of our own)
+            [program, "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def packages() -> dict[str, str]:
+    """Return the installed version of every package that can change a result."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return processor, cores, memory and GPU; the GPU only where torch is loaded already."""
+    found: dict[str, Any] = {
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": [],
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """Return the SHA-256 of a JSON value in one canonical spelling (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def hashes(config: Mapping[str, Any], **digests: str) -> dict[str, str]:
+    """Return `digests` (manifest, splits, preprocess, ...) with those of the configuration and of constraints.txt."""
+    found = {"config": json_sha256(config), **digests}
+    constraints = Path(__file__).resolve().parents[2] / "constraints.txt"
+    if constraints.is_file():
+        found["constraints"] = file_sha256(constraints)
+    return dict(sorted(found.items()))

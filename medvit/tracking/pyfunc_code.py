@@ -1,0 +1,34 @@
+"""The model file that MLflow runs to load a registered model (models-from-code): a medvit bundle behind one column.
+
+MLflow copies this file into the model and executes it, so nothing is pickled. Input: a column `dicom` with the bytes of
+one DICOM film per row. Output: one row per film: `status` ("OK" or "REJECTED"), `code`, `reason`, `draft`, then a
+probability and a decision per finding (null where rejected). It needs no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from medvit.export.runtime import Runtime
+
+
+class DicomModel(PythonModel):
+    """Predicts from DICOM bytes with the bundle stored beside this file."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Open the bundle, checking every hash in it."""
+        self.runtime = Runtime(Path(context.artifacts["bundle"]))
+
+    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
+        """Return one row per DICOM file of the column `dicom`."""
+        import pandas as pd
+
+        results = self.runtime.predict([bytes(item) for item in model_input["dicom"]])
+        return pd.DataFrame([result.row() for result in results])
+
+
+set_model(DicomModel())

@@ -1,0 +1,243 @@
+"""One run in MLflow: opened, written once per epoch, finished or failed, and found again by its id.
+
+The store is a SQLite file beside the runs (`<folder>/mlflow.db`, artifacts in `<folder>/artifacts`), so that nothing
+has to be started before training; the same folder opens in the MLflow UI. Only the client is used, never MLflow's
+fluent functions: those add the user's name and the script's path to every run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from medvit.errors import RunError
+from medvit.tracking.declared import check_artifact, check_metrics, check_tags, flat
+
+_PARAM_LIMIT = 6000  # characters, MLflow's own limit for one parameter
+
+
+def store_uri(folder: Path) -> str:
+    """Return the tracking address of a runs folder; refuse names that a database address cannot hold."""
+    path = folder.resolve() / "mlflow.db"
+    if set(str(path)) & set("?#%"):
+        raise RunError("The runs folder's name has ?, # or %, which a database address cannot hold. Rename the folder.")
+    return f"sqlite:///{path}"
+
+
+def open_client(folder: Path) -> Any:
+    """Return an MLflow client for a runs folder, creating the folder and the database when they are not there.
+
+    Raises:
+        RunError: the folder cannot be written, or the database cannot be opened.
+    """
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # one line per schema step otherwise
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    uri = store_uri(folder)
+    try:
+        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    except OSError as error:
+        raise RunError(
+            f"The runs folder cannot be written ({error.strerror}). Give tracking.folder=DIR on a disk with space."
+        ) from error
+    except (MlflowException, SQLAlchemyError) as error:
+        raise RunError(
+            "mlflow.db in the runs folder cannot be opened: it is damaged, read-only, or made by another MLflow version"
+            " (then run `mlflow db upgrade` on a copy of it)."
+        ) from error
+    return client
+
+
+@dataclass(frozen=True)
+class Run:
+    """A handle on one run. As a context manager it ends the run: FINISHED, FAILED on an error, KILLED on Ctrl-C."""
+
+    client: Any
+    id: str
+    experiment_id: str
+    folder: Path  # <runs>/<run id>: checkpoints and resolved settings, never uploaded as a whole
+
+    def params(self, config: Mapping[str, Any]) -> None:
+        """Log the declared part of the resolved configuration, flattened; places and odd strings are withheld."""
+        from mlflow.entities import Param
+
+        texts = {key: value if len(value) <= _PARAM_LIMIT else "(too long)" for key, value in flat(config).items()}
+        items = [Param(key, value) for key, value in texts.items()]
+        for start in range(0, len(items), 100):
+            self.client.log_batch(self.id, params=items[start : start + 100])
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log metrics of one epoch in a single write. Names are `train/...`, `val/...`, `test/...`, `time/...`."""
+        from mlflow.entities import Metric
+
+        check_metrics(values)
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.id, metrics=[Metric(key, float(v), now, step) for key, v in values.items()])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set `medvit.*` tags."""
+        check_tags(values)
+        for key, value in values.items():
+            self.client.set_tag(self.id, key, value)
+
+    def note(self, markdown: str) -> None:
+        """Set the description that the MLflow page of the run shows (Markdown, tables allowed)."""
+        self.client.set_tag(self.id, "mlflow.note.content", markdown)
+
+    def artifact(self, file: Path, name: str | None = None) -> None:
+        """Attach a file under `name` ("report.html", "tables/metrics.csv"); only kinds on the allow-list."""
+        import shutil
+
+        name = name or file.name
+        check_artifact(name)
+        if file.name == Path(name).name:
+            self.client.log_artifact(self.id, str(file), str(Path(name).parent).replace(".", "", 1) or None)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / Path(name).name
+            shutil.copyfile(file, copy)
+            self.artifact(copy, name)
+
+    def json(self, value: Any, name: str) -> None:
+        """Attach `value` as a JSON artifact."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / Path(name).name
+            file.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            self.artifact(file, name)
+
+    def dataset(self, name: str, digest: str, context: str, profile: Mapping[str, Any] | None = None) -> None:
+        """Record a data set by name and content digest (context "training", "validation", "test"); never its place."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"sha256": digest})
+        data = Dataset(name, digest[:32], "medvit-manifest", source, profile=json.dumps(dict(profile or {})))
+        self.client.log_inputs(self.id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+
+    def fetch(self, name: str, into: Path) -> Path:
+        """Copy an artifact of the run into a folder and return the copy.
+
+        Raises:
+            RunError: the run has no such artifact.
+        """
+        have = self.artifacts()
+        if name not in have:
+            raise RunError(f"Run {self.id} has no artifact {name!r}; it has: {', '.join(have) or 'none'}.")
+        into.mkdir(parents=True, exist_ok=True)
+        return Path(self.client.download_artifacts(self.id, name, str(into)))
+
+    def artifacts(self, under: str = "") -> list[str]:
+        """Return the relative names of all files attached to the run."""
+        names: list[str] = []
+        for item in self.client.list_artifacts(self.id, under or None):
+            names += self.artifacts(item.path) if item.is_dir else [item.path]
+        return sorted(names)
+
+    @property
+    def status(self) -> str:
+        """RUNNING, FINISHED, FAILED or KILLED."""
+        return str(self.client.get_run(self.id).info.status)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The last value of every metric."""
+        return dict(self.client.get_run(self.id).data.metrics)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The `medvit.*` tags."""
+        tags = self.client.get_run(self.id).data.tags
+        return {key: value for key, value in tags.items() if key.startswith("medvit.")}
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.id, status)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        killed = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.finish("KILLED" if killed else "FINISHED" if kind is None else "FAILED")
+
+
+def start(folder: Path, experiment: str, name: str) -> Run:
+    """Open a new run in `folder`, making the experiment when it is new, and its folder `<folder>/<run id>`.
+
+    Raises:
+        RunError: the folder cannot be written, or the experiment was deleted in the MLflow UI.
+    """
+    client = open_client(folder)
+    experiment_id = _experiment(client, folder, experiment)
+    run = client.create_run(experiment_id, run_name=name, tags={"mlflow.source.type": "LOCAL"})
+    own = folder.resolve() / run.info.run_id
+    try:
+        own.mkdir(parents=True)
+    except OSError as error:
+        client.set_terminated(run.info.run_id, "FAILED")
+        raise RunError(f"The folder of the run cannot be made ({error.strerror}). Give tracking.folder=DIR.") from error
+    return Run(client, run.info.run_id, experiment_id, own)
+
+
+def _experiment(client: Any, folder: Path, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        with suppress(MlflowException):  # another process may have made it since the line above
+            return str(client.create_experiment(name, artifact_location=(folder.resolve() / "artifacts").as_uri()))
+        found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != "active":
+        raise RunError(
+            f"The experiment {name!r} was deleted in MLflow. Restore it, or give tracking.experiment=NAME a new name."
+        )
+    return str(found.experiment_id)
+
+
+def get(run_id: str, folder: Path, finished: bool = False) -> Run:
+    """Return the run `run_id` of a runs folder; with `finished`, refuse one that is not FINISHED.
+
+    Raises:
+        RunError: no database in the folder, no such run (the nearest ids are named), or the run is not finished.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if not (folder / "mlflow.db").is_file():
+        raise RunError("The runs folder holds no mlflow.db. Train first, or give tracking.folder=DIR.")
+    client = open_client(folder)
+    try:
+        info = client.get_run(run_id).info
+    except MlflowException:
+        info = None
+    if info is None or info.lifecycle_stage != "active":
+        raise RunError(_unknown(client, run_id))
+    run = Run(client, info.run_id, info.experiment_id, folder.resolve() / info.run_id)
+    if finished and info.status != "FINISHED":
+        raise RunError(f"Run {run_id} is {info.status}, not FINISHED. Let it end, or train again.")
+    return run
+
+
+def _unknown(client: Any, run_id: str) -> str:
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    runs = client.search_runs(experiments, max_results=1000, order_by=["attributes.start_time DESC"])
+    ids = [item.info.run_id for item in runs]
+    if not ids:
+        return f"There is no run {run_id!r}: the runs folder holds no run yet."
+    near = [item for item in ids if item.startswith(run_id)] or difflib.get_close_matches(run_id, ids, n=3, cutoff=0.6)
+    shown = f"Nearest: {', '.join(near[:3])}" if near else f"The latest is {ids[0]}"
+    return f"There is no run {run_id!r} among the {len(ids)} runs of the folder. {shown}."
