@@ -1,3 +1,3 @@
-"""medvit fine-tunes Vision Transformers on radiology images, from a folder of DICOM files to a tested, exportable model."""
+"""medvit fine-tunes Vision Transformers on radiology images: from DICOM files to a tested, exportable model."""
 
 __version__ = "0.1.0"

@@ -102,7 +102,7 @@ class Bag(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One training batch. `image` is [B C *S], or [B I C *S] when `bag` is given; integers are normalised on the device.
+    """One training batch. `image` is [B C *S], or [B I C *S] when `bag` is given; integers become floats on the device.
 
     `weight` is 0 where a label is missing or ignored; `uid` are pseudonyms.
     """

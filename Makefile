@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+# A busy second core makes torch's waiting threads 30 times slower; see docs/performance.md.
+export OMP_WAIT_POLICY ?= PASSIVE
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export DO_NOT_TRACK ?= 1
+
+.PHONY: train test test-all lint format lock wheel-test ui clean
+
+train: $(VENV)/.ok  ## environment, then a first run on generated films
+	$(BIN)/python -m medvit.train
+
+test: $(VENV)/.ok  ## the default suite
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+test-all: $(VENV)/.ok  ## with the slow tests and the browser tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ok
+	$(BIN)/ruff format --check medvit tests pipelines benchmarks
+	$(BIN)/ruff check medvit tests pipelines benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ok
+	$(BIN)/ruff format medvit tests pipelines benchmarks
+	$(BIN)/ruff check --fix medvit tests pipelines benchmarks
+
+ui: $(VENV)/.ok  ## the MLflow pages of the runs made here
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1
+
+lock:  ## renew constraints.txt (needs uv); torch's local part is left out so that pip may choose the CPU or GPU build
+	uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header --no-emit-package medvit pyproject.toml -o constraints.txt
+
+wheel-test: $(VENV)/.ok  ## build the wheel, install it in a clean environment, use it from another folder
+	bash tests/wheel.sh $(PYTHON)
+
+$(VENV)/.ok: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

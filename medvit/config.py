@@ -1,0 +1,145 @@
+"""The one place that reads conf/, turns configs into objects, and starts a command.
+
+A config is data: only names on the allow-list are ever called, and only from here. Nothing heavy is imported before
+every setting has been checked, and all problems are told in one message.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medvit.config_check import ALLOWED, preflight, targets
+from medvit.errors import ConfigError, MedvitError
+
+Run = Callable[[dict[str, Any]], int | None]
+Check = Callable[[dict[str, Any]], list[str]]
+
+_HYDRA_FLAGS = (
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--shell-completion",
+    "-sc",
+    "--package",
+    "-p",
+)
+
+
+def conf_dir() -> Path:
+    """Return the folder of YAML files: inside the package in a wheel, beside it in a checkout or editable install."""
+    here = Path(__file__).resolve().parent
+    inside = here / "conf"
+    return inside if inside.is_dir() else here.parent / "conf"
+
+
+def build(node: dict[str, Any], /, trust: Sequence[str] = (), **extra: Any) -> Any:
+    """Make the object that `node` describes by `_target_`, with `extra` keyword arguments added.
+
+    Nested nodes are built too. Lists and mappings arrive as plain Python values.
+
+    Args:
+        node: a mapping with `_target_`.
+        trust: dotted names the user allows beside medvit's own list (config key `trust`).
+        extra: keyword arguments added to the outermost call.
+
+    Raises:
+        ConfigError: a target outside the allow-list, unknown or missing arguments, or a value the part refuses.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    for target in targets(node):
+        _refuse_untrusted(target, trust)
+    try:
+        return instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MedvitError):
+            raise error.__cause__ from None
+        raise ConfigError(f"{node.get('_target_', 'config')} cannot be built: {error.__cause__ or error}") from error
+
+
+def _refuse_untrusted(target: str, trust: Sequence[str]) -> None:
+    """Check the object, not only its spelling: `medvit.config.os.system` is spelt like ours and is not ours."""
+    if target in trust:
+        return
+    if not target.startswith(ALLOWED):
+        raise ConfigError(
+            f"_target_ {target} is not on the allow-list; add its full name to trust=[...] if you trust it"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"_target_ {target} does not exist: {error}") from error
+    if not callable(found) or not str(getattr(found, "__module__", "")).startswith(ALLOWED):
+        raise ConfigError(f"_target_ {target} is not a class or function of the allow-listed packages")
+
+
+def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[], None]]:
+    """Make a command out of a function of the resolved config: `conf/<name>.yaml`, overridden on the command line.
+
+    `check` may add problems of its own (missing files, columns); it must import nothing heavy. Exit codes: 0, the
+    returned integer, or the error's `exit_code`.
+    """
+
+    def decorate(run: Run) -> Callable[[], None]:
+        @functools.wraps(run)
+        def command() -> None:
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a busy core slows it 30 times otherwise
+            arguments = sys.argv[1:]
+            if not any(argument.split("=")[0] in _HYDRA_FLAGS for argument in arguments):
+                plain = [argument for argument in arguments if not argument.startswith("-")]
+                problems = preflight(conf_dir(), name, _with_user_folder(plain), check)
+                if problems:
+                    _stop(ConfigError(_listed(problems)))
+            _hydra_main(name, run, arguments)
+
+        return command
+
+    return decorate
+
+
+def _hydra_main(name: str, run: Run, arguments: list[str]) -> None:
+    import hydra
+    from omegaconf import DictConfig, OmegaConf
+
+    codes: list[int] = []
+
+    def task(config: DictConfig) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        try:
+            codes.append(run(settings) or 0)
+        except MedvitError as error:
+            _stop(error)
+
+    sys.argv[1:] = _with_user_folder(arguments)
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
+    sys.exit(max(codes, default=0))
+
+
+def _with_user_folder(arguments: list[str]) -> list[str]:
+    """Let `$MEDVIT_CONF` or ./my_conf add experiments and parts of the user's own."""
+    folder = Path(os.environ.get("MEDVIT_CONF", "my_conf"))
+    return [*arguments, f"hydra.searchpath=[file://{folder.resolve()}]"] if folder.is_dir() else arguments
+
+
+def _listed(problems: list[str]) -> str:
+    head = "1 problem in the settings" if len(problems) == 1 else f"{len(problems)} problems in the settings"
+    return "\n".join([head, *(f"  - {problem}" for problem in problems)])
+
+
+def _stop(error: MedvitError) -> None:
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    sys.exit(error.exit_code)

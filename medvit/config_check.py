@@ -1,0 +1,192 @@
+"""Everything that can be wrong with the settings, found at once and without importing torch."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ALLOWED = (
+    "medvit.",
+    "torch.nn.",
+    "torch.optim.",
+    "monai.transforms.",
+    "monai.networks.",
+    "torchmetrics.",
+    "pytorch_lightning.callbacks.",
+    "pytorch_lightning.loggers.",
+    "pytorch_lightning.strategies.",
+)
+Check = Callable[[dict[str, Any]], list[str]]
+
+
+def preflight(folder: Path, name: str, arguments: list[str], check: Check | None) -> list[str]:
+    """Return every problem of `arguments` against conf/`name`.yaml, nearest valid names included."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    parser = OverridesParser.create()
+    overrides, problems = [], []
+    for argument in arguments:
+        try:
+            overrides.append(parser.parse_override(argument))
+        except HydraException:
+            problems.append(
+                f"{argument!r} is not of the form key=value; quote values that hold spaces, '=' or brackets"
+            )
+    roots = [folder, *_search_path(overrides)]
+    groups = [o for o in overrides if _is_group(roots, o.get_key_element())]
+    problems += [p for o in groups for p in _unknown_choice(roots, o)]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        try:
+            known_choices = [o.input_line for o in groups if not _unknown_choice(roots, o)]
+            paths = [o.input_line for o in overrides if o.get_key_element() == "hydra.searchpath"]
+            base = compose(name, known_choices + paths)
+            defaults = dict(_flat(OmegaConf.to_container(base)))
+            problems += [p for o in overrides if o not in groups for p in _bad_key(o, defaults)]
+            if problems:
+                return problems
+            if any(o.is_sweep_override() for o in overrides):
+                return []  # a multirun: each job is checked by itself
+            config = compose(name, [o.input_line for o in overrides])
+            missing = sorted(OmegaConf.missing_keys(config))
+            problems += [f"{key} has no value; give {key}=..." for key in missing]
+            settings: Any = OmegaConf.to_container(config, resolve=not missing)
+        except (HydraException, OmegaConfBaseException) as error:
+            return [*problems, " ".join(str(error).split())]
+    problems += target_problems(settings)
+    return problems or (check(settings) if check else [])
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of `words`, or ""."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def targets(node: Any) -> Iterator[str]:
+    """Yield every `_target_` in a nested config."""
+    for found in _nodes(node):
+        yield found["_target_"]
+
+
+def target_problems(settings: Any) -> list[str]:
+    """Return arguments that a medvit target does not take, or lacks, read from its source without importing it."""
+    problems = []
+    for node in _nodes(settings):
+        target = node["_target_"]
+        signature = _signature(target) if target.startswith("medvit.") else None
+        if signature is None:
+            continue
+        names, _ = signature
+        unknown = [key for key in node if not key.startswith("_") and key not in names]
+        problems += [f"{target} takes no '{key}'{nearest(key, sorted(names))}" for key in unknown]
+    return problems
+
+
+def _nodes(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if isinstance(node.get("_target_"), str):
+            yield node
+        for value in node.values():
+            yield from _nodes(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _nodes(value)
+
+
+def _signature(target: str) -> tuple[set[str], set[str]] | None:
+    """Return (all, required) parameter names of a medvit class or function, or None where they cannot be known."""
+    module, _, name = target.rpartition(".")
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    if spec is None or not spec.origin:
+        return None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return _arguments(node.args, skip=0)
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return _class_arguments(node)
+    return None
+
+
+def _class_arguments(node: ast.ClassDef) -> tuple[set[str], set[str]] | None:
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+            return _arguments(part.args, skip=1)
+    if node.decorator_list and "dataclass" in ast.unparse(node.decorator_list[0]) and not node.bases:
+        fields = [p for p in node.body if isinstance(p, ast.AnnAssign) and isinstance(p.target, ast.Name)]
+        names = {p.target.id for p in fields if isinstance(p.target, ast.Name)}
+        return names, {p.target.id for p in fields if isinstance(p.target, ast.Name) and p.value is None}
+    return None
+
+
+def _arguments(arguments: ast.arguments, skip: int) -> tuple[set[str], set[str]] | None:
+    if arguments.kwarg:
+        return None
+    positional = [*arguments.posonlyargs, *arguments.args][skip:]
+    required = {a.arg for a in positional[: len(positional) - len(arguments.defaults)]}
+    required |= {a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is None}
+    return {a.arg for a in [*positional, *arguments.kwonlyargs]}, required
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if prefix:
+        yield prefix, node
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _search_path(overrides: list[Any]) -> list[Path]:
+    values = [o.value() for o in overrides if o.get_key_element() == "hydra.searchpath"]
+    return [Path(str(item).removeprefix("file://")) for value in values for item in value]
+
+
+def _is_group(roots: list[Path], key: str) -> bool:
+    name = key.lstrip("+~").split("@")[0]
+    return any((root / name).is_dir() for root in roots) and "." not in name
+
+
+def _unknown_choice(roots: list[Path], override: Any) -> list[str]:
+    group, choice = override.get_key_element().lstrip("+~").split("@")[0], override.value()
+    options = sorted({p.stem for root in roots for p in (root / group).glob("*.yaml")})
+    wanted = [] if choice is None else choice if isinstance(choice, list) else [choice]
+    return [
+        f"{group}={item} does not exist{nearest(str(item), options)}; {group} can be {', '.join(options)}"
+        for item in wanted
+        if item not in options and not any((root / group / f"{item}.yaml").is_file() for root in roots)
+    ]
+
+
+def _bad_key(override: Any, defaults: dict[str, Any]) -> list[str]:
+    key = override.key_or_group
+    if key.startswith("hydra.") or override.is_add() or override.is_force_add():
+        return []
+    if key not in defaults:
+        return [f"'{key}' is not a setting{nearest(key, sorted(defaults))}"]
+    if override.is_delete() or override.is_sweep_override():
+        return []
+    return _bad_type(key, override.value(), defaults[key])
+
+
+def _bad_type(key: str, value: Any, default: Any) -> list[str]:
+    kinds = {bool: (bool,), int: (int,), float: (int, float), list: (list,), dict: (dict,)}
+    allowed = kinds.get(type(default))
+    is_reference = isinstance(value, str) and value.startswith("${")
+    if allowed is None or value is None or is_reference:
+        return []
+    wrong = not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)
+    found = f"{value!r} ({type(value).__name__})"
+    return [f"{key}={found} is not of type {type(default).__name__} (default {default!r})"] if wrong else []

@@ -1,0 +1,67 @@
+"""Iterative stratification of patients for several labels and properties at once.
+
+Sechidis, Tsoumakas, Vlahavas: On the stratification of multi-label data, ECML PKDD 2011; here the unit is a patient
+and a category counts the patient's images that have it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+_AGE_BANDS = (0, 18, 40, 60, 80, 200)
+_MOST_VALUES = 20
+
+
+def categories(table: pd.DataFrame, balance: list[str]) -> pd.DataFrame:
+    """Return per patient (index, sorted) how many of its images have each value of the label and `balance` columns.
+
+    Ages are cut into bands; other numeric columns with more than 20 values into quartiles.
+    """
+    columns = [c for c in table.columns if str(c).startswith("label.")] + balance
+    parts = [pd.Series(1, index=table.index, name="images").to_frame()]
+    for column in columns:
+        values = table[column]
+        if column == "age_years":
+            values = pd.cut(values.astype(float), _AGE_BANDS, right=False)
+        elif pd.api.types.is_numeric_dtype(values) and values.nunique() > _MOST_VALUES:
+            values = pd.qcut(values, 4, duplicates="drop")
+        parts.append(pd.get_dummies(values.astype("string").fillna("missing"), prefix=column).astype(int))
+    return pd.concat(parts, axis=1).groupby(table["patient"]).sum().sort_index()
+
+
+def assign(patients: pd.DataFrame, shares: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
+    """Return a part number for each patient such that every category is divided as `shares` say.
+
+    Args:
+        patients: one row per patient, one column per category, counts.
+        shares: wanted share of each part, summing to 1.
+        seed: draws the order among equals.
+    """
+    rng = np.random.default_rng(seed)
+    counts = patients.to_numpy(np.float64)
+    wanted = shares[:, None] * counts.sum(axis=0)  # images of each category each part still wants
+    room = shares * len(patients)  # patients each part still wants
+    part = np.full(len(patients), -1)
+    order = rng.permutation(len(patients))
+    remaining = counts.copy()
+    for _ in range(counts.shape[1]):
+        totals = remaining.sum(axis=0)
+        if not totals.any():
+            break
+        rarest = int(np.argmin(np.where(totals > 0, totals, np.inf)))
+        having = order[remaining[order, rarest] > 0]
+        for patient in having[np.argsort(-counts[having, rarest], kind="stable")]:
+            best = _neediest(wanted[:, rarest], room, rng)
+            part[patient] = best
+            wanted[best] -= counts[patient]
+            room[best] -= 1
+            remaining[patient] = 0
+    return part
+
+
+def _neediest(wanted: NDArray[np.float64], room: NDArray[np.float64], rng: np.random.Generator) -> int:
+    """Return the part that wants this category most, then the one with most room, then by lot."""
+    keys = np.lexsort((rng.random(len(room)), room, wanted))
+    return int(keys[-1])
