@@ -1,0 +1,85 @@
+"""What one DICOM object may cost, checked before memory is given out (RE-04): a hostile file is refused, not survived."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass
+
+from medvit.errors import DicomRefusal
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps for one object: pixels over all frames and samples, frames, bytes of pixels, inflated bytes, depth, file, time.
+
+    `inflate_ratio` and `inflate_bytes` hold for the deflated transfer syntax, `header_seconds` for parsing the header.
+    """
+
+    max_pixels: int = 1 << 28
+    max_frames: int = 1 << 14
+    max_bytes: int = 3 << 28
+    inflate_ratio: int = 200
+    inflate_bytes: int = 1 << 30
+    depth: int = 64
+    file_bytes: int = 4 << 30
+    header_seconds: float = 2.0
+
+
+LIMITS = Limits()
+
+
+def check_file_size(size: int, limits: Limits = LIMITS) -> None:
+    """Refuse an empty file (`E-EMPTY`) and one larger than `limits.file_bytes` (`E-SIZE`)."""
+    if size == 0:
+        raise DicomRefusal("E-EMPTY", "the file has 0 bytes", fix="export or copy the object again")
+    if size > limits.file_bytes:
+        raise DicomRefusal("E-SIZE", f"a file of {size} bytes", allowed=f"<= {limits.file_bytes}", fix="limits.file_bytes")
+
+
+def check_matrix(rows: int, columns: int, samples: int, frames: int, bytes_per_value: int, limits: Limits = LIMITS) -> None:
+    """Refuse (`E-SIZE`, `E-FRAMES`) a matrix that would need more than the limits, before anything is allocated."""
+    if frames > limits.max_frames:
+        raise DicomRefusal("E-FRAMES", f"{frames} frames", allowed=f"<= {limits.max_frames}", tag="(0028,0008)")
+    pixels = rows * columns * samples * frames
+    if pixels > limits.max_pixels:
+        found = f"{rows}x{columns} pixels x {samples} samples x {frames} frames = {pixels} > max_pixels"
+        raise DicomRefusal("E-SIZE", found, allowed=f"<= {limits.max_pixels}", tag="(0028,0010)", fix="limits.max_pixels")
+    if pixels * bytes_per_value > limits.max_bytes:
+        found = f"{pixels * bytes_per_value} bytes of pixels"
+        raise DicomRefusal("E-SIZE", found, allowed=f"<= {limits.max_bytes}", tag="(0028,0010)", fix="limits.max_bytes")
+
+
+def inflate(packed: memoryview, limits: Limits = LIMITS) -> bytearray:
+    """Inflate a deflated data set (PS3.5 A.5) within the ratio and byte caps; `E-INFLATE` beyond them or if it is broken."""
+    cap = min(limits.inflate_bytes, max(len(packed), 4096) * limits.inflate_ratio)
+    machine, out = zlib.decompressobj(-zlib.MAX_WBITS), bytearray()
+    try:
+        piece: bytes | memoryview = packed
+        while piece and not machine.eof:
+            out += machine.decompress(piece, _CHUNK)
+            if len(out) > cap:
+                found = f"{len(packed)} deflated bytes give more than {cap}"
+                raise DicomRefusal("E-INFLATE", found, allowed=f"ratio <= {limits.inflate_ratio}", fix="limits.inflate_ratio")
+            piece = machine.unconsumed_tail
+        out += machine.flush()
+    except zlib.error:
+        raise DicomRefusal("E-INFLATE", "the deflated data set is damaged", fix="export the object again") from None
+    if not machine.eof:
+        raise DicomRefusal("E-TRUNC", "the deflated data set ends early", fix="export or copy the object again")
+    return out
+
+
+class Deadline:
+    """A clock that refuses (`E-TIME`) when parsing one header takes longer than `limits.header_seconds`."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.seconds = limits.header_seconds
+        self._end = time.monotonic() + limits.header_seconds
+
+    def check(self) -> None:
+        """Raise `E-TIME` once the time is over."""
+        if time.monotonic() > self._end:
+            raise DicomRefusal("E-TIME", "the header takes too long to parse", allowed=f"<= {self.seconds} s")

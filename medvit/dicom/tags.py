@@ -1,0 +1,105 @@
+"""Numbers and words out of a data set, each checked: a value that is used and wrong is a refusal (`E-TAG`), never a default.
+
+Values are read from the raw bytes where pydicom has not converted them yet, whatever VR the writer declared, because
+the number is what counts: decimal strings longer than 16 characters keep their digits, and unused bad values do no harm.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from typing import Final, cast
+
+import pydicom
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+
+from medvit.errors import DicomRefusal
+
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def refuse(keyword: str, found: str, *, allowed: str = "", fix: str = "") -> DicomRefusal:
+    """Return the `E-TAG` refusal that names the element by its keyword and tag."""
+    tag = cast(int, tag_for_keyword(keyword))
+    return DicomRefusal("E-TAG", f"{keyword} {found}", allowed=allowed, tag=f"({tag >> 16:04X},{tag & 0xFFFF:04X})", fix=fix)
+
+
+def raw(dataset: pydicom.Dataset, keyword: str) -> tuple[bytes | None, object]:
+    """Return (raw bytes, None) of an unconverted element, (None, value) of a converted one, (None, None) if absent."""
+    tag = tag_for_keyword(keyword)
+    if tag not in dataset:
+        return None, None
+    element = dataset.get_item(tag)
+    if isinstance(element, RawDataElement):
+        return bytes(element.value or b""), None
+    return None, element.value
+
+
+def words(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
+    """Return the values of a text element without padding; () if it is absent or empty. Never for names."""
+    data, value = raw(dataset, keyword)
+    if data is None:
+        if value is None or value == "":
+            return ()
+        many = value if isinstance(value, (list, tuple)) or hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+        return tuple(str(one).strip() for one in cast(list, many))
+    text = data.decode("latin-1").strip(" \0")
+    return tuple(part.strip(" \0\t") for part in text.split("\\")) if text else ()
+
+
+def word(dataset: pydicom.Dataset, keyword: str) -> str:
+    """Return the first value of a text element, "" if there is none."""
+    return next(iter(words(dataset, keyword)), "")
+
+
+def decimals(dataset: pydicom.Dataset, keyword: str, count: int | None = None) -> tuple[float, ...]:
+    """Return the finite numbers of a DS or IS element; () if it is absent or empty.
+
+    Raises `E-TAG` for anything that is not a number (PS3.5 table 6.2-1), and when `count` numbers are due.
+    """
+    found = words(dataset, keyword)
+    for one in found:
+        if not _NUMBER.fullmatch(one) or not math.isfinite(float(one)):
+            raise refuse(keyword, f"holds {_shown(one)!r}", allowed="finite decimal numbers", fix="correct the element")
+    if found and count is not None and len(found) != count:
+        raise refuse(keyword, f"has {len(found)} values", allowed=f"{count} values", fix="correct the element")
+    return tuple(float(one) for one in found)
+
+
+def integer(dataset: pydicom.Dataset, keyword: str, default: int | None = None) -> int:
+    """Return the integer of an IS element, `default` if it is absent; `E-TAG` if it is no integer or is due and absent."""
+    found = word(dataset, keyword)
+    if not found:
+        if default is None:
+            raise refuse(keyword, "missing", fix="correct the element")
+        return default
+    if not re.fullmatch(r"[+-]?\d{1,12}", found):
+        raise refuse(keyword, f"holds {_shown(found)!r}", allowed="an integer", fix="correct the element")
+    return int(found)
+
+
+def short(dataset: pydicom.Dataset, keyword: str, default: int | None = None, *, signed: bool = False) -> int:
+    """Return the 16-bit integer of a US or SS element, `default` if absent; `E-TAG` if it is due and absent or broken."""
+    data, value = raw(dataset, keyword)
+    if data is not None and len(data) >= 2:
+        order = "<" if dataset.get_item(tag_for_keyword(keyword)).is_little_endian else ">"
+        return int(struct.unpack_from(order + ("h" if signed else "H"), data)[0])
+    if data is None and isinstance(value, int):
+        return int(struct.unpack("<h", struct.pack("<H", value & 0xFFFF))[0]) if signed else value & 0xFFFF
+    if (data is None and value is None) or data == b"":
+        if default is None:
+            raise refuse(keyword, "missing", fix="correct the element")
+        return default
+    raise refuse(keyword, "does not hold a 16-bit integer", fix="correct the element")
+
+
+def _shown(text: str) -> str:
+    """Cut and clean a wrong value for a message: digits and signs only matter, letters could be anything."""
+    return re.sub(r"[^0-9A-Za-z+\-.,]", "?", text)[:12]
+
+
+def name_of(tag: int) -> str:
+    """Return the keyword of a tag, or its number."""
+    return keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
