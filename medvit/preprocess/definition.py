@@ -1,0 +1,87 @@
+"""What both preprocessings share: JSON round trip, digest, integer levels, normalisation. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.errors import DicomRefusal
+from medvit.preprocess.placement import Placement
+
+_RETRIES = 3  # a network file system answers EIO or ESTALE for a moment (RE-23)
+
+
+class Prepared(NamedTuple):
+    """Integers [I C *S] of one film (I = 1), one volume (I = 1) or one bag of slices, with where they lie."""
+
+    pixels: NDArray[Any]
+    position_mm: NDArray[np.float32]
+    placement: Placement
+    warnings: tuple[str, ...] = ()
+
+
+class Definition:
+    """Base of the preprocessings: a frozen dataclass whose fields are its whole definition."""
+
+    kind: ClassVar[str]
+    dtype: str
+    mean: float
+    std: float
+
+    def _wrong_constants(self) -> list[str]:
+        wrong = [] if self.dtype in {"uint8", "uint16"} else [f"dtype={self.dtype!r}: expected uint8 or uint16"]
+        return wrong + ([] if self.std > 0 else [f"std={self.std}: expected above 0"])
+
+    @property
+    def levels(self) -> int:
+        """The integer that stands for display value 1."""
+        return 255 if self.dtype == "uint8" else 65535
+
+    @property
+    def scale(self) -> float:
+        """Factor of `normalise`, exact in float32, so that numpy and a device multiply by the same number."""
+        return float(np.float32(1.0 / (self.levels * self.std)))
+
+    @property
+    def shift(self) -> float:
+        """Summand of `normalise`, exact in float32."""
+        return float(np.float32(-self.mean / self.std))
+
+    def normalise(self, integers: NDArray[Any]) -> NDArray[np.float32]:
+        """Return integers * scale + shift as float32 of the same shape."""
+        values = integers.astype(np.float32)
+        values *= np.float32(self.scale)
+        values += np.float32(self.shift)
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole definition as plain JSON; `medvit.preprocess.from_json` rebuilds it."""
+        return {"kind": self.kind, **json.loads(json.dumps(asdict(self)))}  # type: ignore[call-overload]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the definition: equal digests give equal integers with the same decoders."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def as_bytes(source: Path | bytes) -> bytes:
+    """Return the bytes of a file; a read that fails is tried three times. Raises DicomRefusal E-IO without the path."""
+    if isinstance(source, bytes):
+        return source
+    for attempt in range(1, _RETRIES + 1):
+        try:
+            return Path(source).read_bytes()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError) or attempt == _RETRIES:
+                raise DicomRefusal(
+                    "E-IO", f"{type(error).__name__}: the file cannot be read", fix="check the file and its permissions"
+                ) from None
+            time.sleep(0.05 * attempt)
+    raise AssertionError("unreachable")

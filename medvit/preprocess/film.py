@@ -1,0 +1,135 @@
+"""The one way from a radiograph to the model's input: VOI, border, resize with the aspect kept, integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.errors import ConfigError
+from medvit.preprocess.definition import Definition, Prepared, as_bytes
+from medvit.preprocess.image_file import is_picture, read_picture
+from medvit.preprocess.placement import Placement
+from medvit.preprocess.resize import resizable, resize
+from medvit.types import Film
+
+_BLACK = 0.02  # a display value at or below this is film border
+_SHARE = 0.995  # of a row's pixels that must be black, so that a lead marker in the border does not stop the crop
+
+
+@dataclass(frozen=True)
+class FilmPreprocess(Definition):
+    """Turn one film into `[1 H W]`; the same object serves train, evaluate, export and predict.
+
+    size: (H, W) of the backbone, pixels. voi: settings of `medvit.dicom.read.FilmPolicy` by name.
+    border: "none", or "black" to trim rows and columns that are black (collimation) before the resize.
+    fit: "pad" keeps the physical aspect (spacing row against column) and pads black; "stretch" fills the canvas.
+    dtype: "uint8" or "uint16", the integers the cache keeps: round(display * 255 or 65535).
+    mean, std: the checkpoint's constants on display values in [0, 1].
+    """
+
+    kind: ClassVar[str] = "film"
+    size: tuple[int, int] = (224, 224)
+    voi: Mapping[str, Any] = field(default_factory=dict)
+    border: str = "none"
+    fit: str = "pad"
+    dtype: str = "uint8"
+    mean: float = 0.5
+    std: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Check every setting at once; raises ConfigError."""
+        object.__setattr__(self, "size", tuple(int(side) for side in self.size))
+        object.__setattr__(self, "voi", dict(self.voi))
+        wrong = self._wrong_constants()
+        wrong += [] if len(self.size) == 2 and min(self.size) > 0 else [f"size={self.size}: expected (rows, columns)"]
+        wrong += [] if self.border in {"none", "black"} else [f"border={self.border!r}: expected none or black"]
+        wrong += [] if self.fit in {"pad", "stretch"} else [f"fit={self.fit!r}: expected pad or stretch"]
+        if wrong:
+            raise ConfigError("FilmPreprocess: " + "; ".join(wrong))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[C *S] of one image."""
+        return (1, *self.size)
+
+    def read(self, source: Path | bytes) -> Film:
+        """Decode one file (DICOM by the VOI policy, or a picture) to a Film."""
+        data = as_bytes(source)
+        if is_picture(data):
+            return read_picture(data)
+        from medvit.dicom.read import FilmPolicy, read_film
+
+        film: Film = read_film(data, FilmPolicy(**self.voi))
+        return film
+
+    def place(self, film: Film) -> Placement:
+        """Say where the film will lie on the canvas: crop box, inner size and offset."""
+        box = _black_border(film) if self.border == "black" else (0, 0, *film.samples.shape)
+        if self.fit == "stretch":
+            return Placement(film.samples.shape, box[:2], box[2:], self.size, (0, 0), self.size)
+        row_mm, column_mm = film.facts.spacing_mm or (1.0, 1.0)
+        extent = np.array([box[2] * row_mm, box[3] * column_mm])
+        factor = float((np.array(self.size) / extent).min())
+        inner = [max(1, min(side, round(length * factor))) for side, length in zip(self.size, extent, strict=True)]
+        offset = [(side - part) // 2 for side, part in zip(self.size, inner, strict=True)]
+        return Placement(film.samples.shape, box[:2], box[2:], tuple(inner), tuple(offset), self.size)
+
+    def prepare(self, source: Path | bytes | Film) -> Prepared:
+        """Return the integers [1 1 H W] with where they lie; raises DicomRefusal."""
+        film = source if isinstance(source, Film) else self.read(source)
+        placement = self.place(film)
+        canvas = np.zeros(self.size, self.dtype)
+        (top, left), (rows, columns) = placement.offset, placement.inner
+        canvas[top : top + rows, left : left + columns] = self._quantise(film, placement)
+        return Prepared(canvas[None, None], np.zeros(1, np.float32), placement, film.warnings)
+
+    def _quantise(self, film: Film, placement: Placement) -> NDArray[Any]:
+        """Resize the stored integers, then scale and round once.
+
+        Mean and affine map commute, so resizing before scaling gives the display values' mean exactly. The resize
+        rounds to whole samples: harmless while a sample is at most an eighth of an output level, and exact when
+        samples are output levels already. Otherwise (a narrow window) the resize runs in float32.
+        """
+        (top, left), (rows, columns) = placement.start, placement.extent
+        samples = resizable(film.samples[top : top + rows, left : left + columns])
+        step = abs(film.scale) * self.levels
+        if samples.dtype != np.float32 and step > 0.125 and (abs(step - 1.0) > 1e-9):
+            samples = samples.astype(np.float32)
+        small = resize(samples, (placement.inner[0], placement.inner[1])).astype(np.float32)
+        small *= np.float32(film.scale * self.levels)
+        small += np.float32(film.offset * self.levels + 0.5)
+        np.clip(small, 0, self.levels, out=small)
+        return small.astype(np.dtype(self.dtype))
+
+    def integers(self, source: Path | bytes | Film) -> NDArray[Any]:
+        """Return what the cache keeps: display values times 255 (uint8) or 65535 (uint16), [1 H W]."""
+        return self.prepare(source).pixels[0]
+
+    def __call__(self, source: Path | bytes | Film) -> NDArray[np.float32]:
+        """Return the model's input, float32 [1 H W], (display - mean) / std."""
+        return self.normalise(self.integers(source))
+
+
+def _black_border(film: Film) -> tuple[int, int, int, int]:
+    """Return (top, left, rows, columns) without the black border; all of it when less than a quarter would stay."""
+    rows, columns = film.samples.shape
+    small = resize(resizable(film.samples), (min(rows, 512), min(columns, 512))).astype(np.float32)
+    black = small * np.float32(film.scale) + np.float32(film.offset) <= _BLACK
+    bright_rows = np.flatnonzero(black.mean(axis=1) < _SHARE)
+    bright_columns = np.flatnonzero(black.mean(axis=0) < _SHARE)
+    if not (bright_rows.size and bright_columns.size):
+        return (0, 0, rows, columns)
+    ratio_row, ratio_column = rows / small.shape[0], columns / small.shape[1]
+    top, bottom = int(bright_rows[0] * ratio_row), min(rows, int(np.ceil((bright_rows[-1] + 1) * ratio_row)))
+    left, right = (
+        int(bright_columns[0] * ratio_column),
+        min(columns, int(np.ceil((bright_columns[-1] + 1) * ratio_column))),
+    )
+    if (bottom - top) * (right - left) * 4 < rows * columns:
+        return (0, 0, rows, columns)
+    return (top, left, bottom - top, right - left)

@@ -1,0 +1,202 @@
+"""The one way from an MR or CT volume to the model's input: orientation, spacing, intensity, crop or pad, integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.errors import ConfigError, DicomRefusal
+from medvit.preprocess.definition import Definition, Prepared, as_bytes
+from medvit.preprocess.image_file import is_nifti, read_nifti
+from medvit.preprocess.placement import Placement, overlap
+from medvit.preprocess.resize import resize, resize_volume
+from medvit.types import Volume
+
+Source = Path | bytes | Volume | Sequence[Path | bytes]
+_Z_RANGE = (-3.0, 5.0)  # z-scores kept; display value 0 and 1
+
+
+@dataclass(frozen=True)
+class VolumePreprocess(Definition):
+    """Turn one volume into `[1 D H W]`, or into a bag of slices `[I 1 H W]` with their positions in mm.
+
+    size: (D, H, W) voxels; in mode "slices" D is the most slices kept (evenly spread), 0 keeps all.
+    mode: "volume" or "slices". orientation: "axial" (slices foot to head, rows front to back, columns right to left
+    of the patient) or "acquired" (the scanner's slice axis stays first; each axis then runs head to foot, front to
+    back or right to left within the slice, as a reader expects).
+    spacing_mm: (slice, row, column) wanted, None keeps an axis; all None fits the whole field of view into H, W with
+    its aspect kept and D stretched.
+    intensity: "percentile" (`limits` percentiles of the foreground become 0 and 1), "zscore" (foreground mean and
+    deviation, -3 to 5 become 0 and 1) or "window" (`limits` are values, e.g. HU). Foreground is what lies above a
+    tenth of the 99th percentile.
+    """
+
+    kind: ClassVar[str] = "volume"
+    size: tuple[int, int, int] = (32, 224, 224)
+    mode: str = "volume"
+    orientation: str = "axial"
+    spacing_mm: tuple[float | None, float | None, float | None] = (None, None, None)
+    intensity: str = "percentile"
+    limits: tuple[float, float] = (0.5, 99.5)
+    dtype: str = "uint16"
+    mean: float = 0.5
+    std: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Check every setting at once; raises ConfigError."""
+        spacing = self.spacing_mm
+        spread = (spacing,) * 3 if spacing is None or isinstance(spacing, int | float) else tuple(spacing)
+        object.__setattr__(self, "spacing_mm", tuple(None if mm is None else float(mm) for mm in spread))
+        object.__setattr__(self, "size", tuple(int(side) for side in self.size))
+        object.__setattr__(self, "limits", tuple(float(value) for value in self.limits))
+        wrong = self._wrong_constants()
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            wrong += [] if value in allowed else [f"{name}={value!r}: expected {' or '.join(allowed)}"]
+        least = 0 if self.mode == "slices" else 1
+        wrong += (
+            []
+            if len(self.size) == 3 and min(self.size[1:]) > 0 and self.size[0] >= least
+            else [f"size={self.size}: expected (D, H, W)"]
+        )
+        wrong += (
+            []
+            if len(self.spacing_mm) == 3 and all(mm is None or mm > 0 for mm in self.spacing_mm)
+            else ["spacing_mm: expected 3, above 0"]
+        )
+        wrong += (
+            []
+            if len(self.limits) == 2 and self.limits[0] < self.limits[1]
+            else [f"limits={self.limits}: expected low < high"]
+        )
+        if wrong:
+            raise ConfigError("VolumePreprocess: " + "; ".join(wrong))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[C *S] of one image: a slice in mode "slices", else the volume."""
+        return (1, *self.size[1:]) if self.mode == "slices" else (1, *self.size)
+
+    def read(self, sources: Path | bytes | Sequence[Path | bytes], volume_key: str = "") -> Volume:
+        """Decode the files of one series and return the volume named `volume_key`; raises DicomRefusal E-KEY."""
+        many = [sources] if isinstance(sources, Path | bytes) else list(sources)
+        data = [as_bytes(source) for source in many]
+        if len(data) == 1 and is_nifti(data[0]):
+            volumes = read_nifti(data[0])
+        else:
+            from medvit.dicom.series import read_series
+
+            volumes = read_series(data)
+        named = {volume.key: volume for volume in volumes}
+        if volume_key in named:
+            return named[volume_key]
+        if not volume_key and len(volumes) == 1:
+            return volumes[0]
+        raise DicomRefusal(
+            "E-KEY", f"volume {volume_key!r}", allowed=", ".join(sorted(named)), fix="name one volume of the series"
+        )
+
+    def prepare(self, source: Source, volume_key: str = "") -> Prepared:
+        """Return the integers [1 1 D H W], or [I 1 H W] in mode "slices", with placement; raises DicomRefusal."""
+        volume = source if isinstance(source, Volume) else self.read(source, volume_key)
+        axes, flip = _orientation(volume.affine, self.orientation)
+        values = np.flip(volume.values.transpose(axes), tuple(a for a, turned in enumerate(flip) if turned))
+        steps = np.linalg.norm(volume.affine[:3, :3], axis=0)[list(axes)]
+        kept = self._kept_slices(values.shape[0])
+        low, high = self._range(values)
+        inner, offset, size = self._fit(values.shape, steps, len(kept))
+        if self.mode == "slices":
+            values = values[kept]
+            resized = np.stack([resize(np.ascontiguousarray(plane), inner[1:]) for plane in values])
+        else:
+            resized = resize_volume(np.ascontiguousarray(values), inner)
+        display = (resized - np.float32(low)) * np.float32(self.levels / (high - low)) + np.float32(0.5)
+        canvas = np.zeros(size, self.dtype)
+        on_canvas, on_inner = overlap(offset, inner, size)
+        canvas[on_canvas] = np.clip(display[on_inner], 0, self.levels).astype(self.dtype)
+        whole = volume.values.transpose(axes).shape
+        placement = Placement(volume.values.shape, (0, 0, 0), (len(kept), *whole[1:]), inner, offset, size, axes, flip)
+        if self.mode == "slices":
+            position = (np.asarray(kept, np.float32) - np.float32((whole[0] - 1) / 2)) * np.float32(steps[0])
+            return Prepared(canvas[:, None], position, placement, volume.warnings)
+        return Prepared(canvas[None, None], np.zeros(1, np.float32), placement, volume.warnings)
+
+    def _kept_slices(self, count: int) -> list[int]:
+        most = self.size[0] if self.mode == "slices" else 0
+        if not most or count <= most:
+            return list(range(count))
+        return [int((slot + 0.5) * count / most) for slot in range(most)]
+
+    def _fit(
+        self, shape: tuple[int, ...], steps: NDArray[np.float64], kept: int
+    ) -> tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]:
+        """Return (inner, offset, size): how large the volume becomes and where it lies on the canvas."""
+        size = np.array([kept if self.mode == "slices" else self.size[0], *self.size[1:]])
+        extent = np.array(shape[1:]) * steps[1:]
+        inner = np.array([size[0], *np.maximum(1, np.round(extent * (size[1:] / extent).min()))])
+        if any(mm is not None for mm in self.spacing_mm):
+            wanted = [step if mm is None else mm for mm, step in zip(self.spacing_mm, steps, strict=True)]
+            inner = np.maximum(1, np.round(np.array(shape) * steps / np.array(wanted)))
+            inner[0] = kept if self.mode == "slices" else inner[0]
+        found = tuple(int(length) for length in inner)
+        offset = tuple((int(side) - length) // 2 for side, length in zip(size, found, strict=True))
+        return found, offset, tuple(int(side) for side in size)  # type: ignore[return-value]
+
+    def _range(self, values: NDArray[np.float32]) -> tuple[float, float]:
+        """Return the values that become display 0 and 1; raises DicomRefusal E-CONST."""
+        if self.intensity == "window":
+            return self.limits
+        floor, top = float(values.min()), float(np.percentile(values, 99))
+        foreground = values[values > floor + 0.1 * (top - floor)]
+        if foreground.size < 2 or foreground.min() == foreground.max():
+            raise DicomRefusal("E-CONST", "a volume without contrast", fix="exclude the series")
+        if self.intensity == "zscore":
+            mean, deviation = float(foreground.mean(dtype=np.float64)), float(foreground.std(dtype=np.float64))
+            return mean + _Z_RANGE[0] * deviation, mean + _Z_RANGE[1] * deviation
+        low, high = (float(value) for value in np.percentile(foreground, self.limits))
+        return (low, high) if low < high else (float(foreground.min()), float(foreground.max()))
+
+    def integers(self, source: Source) -> NDArray[Any]:
+        """Return what the cache keeps: [1 D H W], or [I 1 H W] in mode "slices"."""
+        pixels = self.prepare(source).pixels
+        return pixels if self.mode == "slices" else pixels[0]
+
+    def __call__(self, source: Source) -> NDArray[np.float32]:
+        """Return the model's input, float32, (display - mean) / std."""
+        return self.normalise(self.integers(source))
+
+
+_CHOICES = {
+    "mode": ("volume", "slices"),
+    "orientation": ("axial", "acquired"),
+    "intensity": ("percentile", "zscore", "window"),
+}
+
+
+def _orientation(affine: NDArray[np.float64], wanted: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Return the order of the volume's axes and which to reverse; oblique volumes go to the nearest patient axes.
+
+    Source: LPS patient axes of DICOM PS3.3 C.7.6.2.1.1. Raises DicomRefusal E-GEOM when two axes share one direction.
+    """
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    nearest = [int(np.abs(directions[:, axis]).argmax()) for axis in range(3)]
+    if sorted(nearest) != [0, 1, 2]:
+        raise DicomRefusal(
+            "E-GEOM",
+            f"an oblique volume whose axes lie nearest to {nearest}",
+            fix="reformat the series, or use orientation=acquired",
+        )
+    if wanted == "axial":
+        axes = (nearest.index(2), nearest.index(1), nearest.index(0))
+        return axes, tuple(bool(directions[p, a] < 0) for p, a in zip((2, 1, 0), axes, strict=True))  # type: ignore[return-value]
+    through = nearest[0]
+    rows = 2 if through != 2 else 1  # rows run head to foot, except in axial slices: front to back
+    columns = next(p for p in (0, 1) if p not in {through, rows})
+    axes = (0, nearest.index(rows), nearest.index(columns))
+    row_reversed = directions[2, axes[1]] > 0 if rows == 2 else directions[1, axes[1]] < 0
+    return axes, (bool(directions[through, 0] < 0), bool(row_reversed), bool(directions[columns, axes[2]] < 0))
