@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from medvit.errors import RunError
+from medvit.tracking import declared, provenance
+from medvit.tracking import run as tracking
+
+CANARY = "CANARY"
+CONFIG = {
+    "seed": 3,
+    "model": {"_target_": "medvit.model.vit.ViT", "width": 192, "weights": f"/data/{CANARY}^ANNA/vit.safetensors"},
+    "data": {"folder": f"work/{CANARY}", "root": CANARY, "size": [224, 224]},
+    "task": {"names": ["pneumonia"], "monitor": "val/auroc"},
+    "hydra": {"run": {"dir": CANARY}},
+    "label_note": CANARY,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs folder made once: MLflow takes seconds to lay out its database."""
+    folder = tmp_path_factory.mktemp("tracking") / "runs"
+    tracking.open_client(folder)
+    return folder
+
+
+def test_a_run_keeps_what_it_was_given(runs, tmp_path) -> None:
+    with tracking.start(runs, "films", "first") as run:
+        run.params(CONFIG)
+        for epoch, value in enumerate((0.7, 0.9, 0.8)):
+            run.metrics({"val/auroc": value}, epoch)
+        run.tags({"medvit.manifest": "ab" * 32})
+        run.dataset("films", "ab" * 32, "training", {"films": 12})
+        run.json({"b": 1}, "tables/extra.json")
+    again = tracking.get(run.id, runs, finished=True)
+    assert again.values == {"val/auroc": 0.8}
+    assert [point.value for point in again.client.get_metric_history(run.id, "val/auroc")] == [0.7, 0.9, 0.8]
+    assert again.labels == {"medvit.manifest": "ab" * 32}
+    assert json.loads(again.fetch("tables/extra.json", tmp_path).read_text()) == {"b": 1}
+    stored = again.client.get_run(run.id)
+    assert stored.data.params["model.width"] == "192"
+    assert stored.data.params["data.size"] == "[224, 224]"
+    assert stored.data.params["task.monitor"] == "val/auroc"
+    assert stored.inputs.dataset_inputs[0].dataset.digest == ("ab" * 32)[:32]
+
+
+def test_no_path_user_host_or_undeclared_setting_reaches_the_store(runs) -> None:
+    with tracking.start(runs, "films", "private") as run:
+        run.params(CONFIG)
+        run.json(declared.redacted(CONFIG), "config.json")
+    stored = run.client.get_run(run.id)
+    assert stored.data.params["model.weights"] == declared.WITHHELD
+    assert not [key for key in stored.data.params if key.startswith(("hydra", "label_note"))]
+    assert {"mlflow.user", "mlflow.source.name"}.isdisjoint(stored.data.tags)
+    assert stored.info.user_id in {"unknown", "", None}
+    everything = b"".join(file.read_bytes() for file in runs.rglob("*") if file.is_file())
+    assert CANARY.encode() not in everything
+    host = socket.gethostname().encode()
+    written = json.dumps([stored.data.params, stored.data.tags, provenance.environment()]).encode()
+    assert len(host) < 4 or host not in written
+    assert f'"{getpass.getuser()}"'.encode() not in written
+
+
+def test_an_error_fails_the_run_and_ctrl_c_kills_it(runs) -> None:
+    with pytest.raises(ZeroDivisionError), tracking.start(runs, "films", "fails") as failed:
+        _ = 1 / 0
+    with pytest.raises(KeyboardInterrupt), tracking.start(runs, "films", "stops") as killed:
+        raise KeyboardInterrupt
+    assert (failed.status, killed.status) == ("FAILED", "KILLED")
+    with pytest.raises(RunError, match="is FAILED, not FINISHED"):
+        tracking.get(failed.id, runs, finished=True)
+
+
+def test_an_unknown_run_names_the_nearest(runs) -> None:
+    with tracking.start(runs, "films", "near") as run:
+        pass
+    wrong = run.id[:-1] + ("0" if run.id[-1] != "0" else "1")
+    with pytest.raises(RunError, match=f"Nearest: .*{run.id}"):
+        tracking.get(wrong, runs)
+    with pytest.raises(RunError, match=run.id):
+        tracking.get(run.id[:8], runs)
+
+
+def test_a_folder_without_runs_says_so(tmp_path) -> None:
+    with pytest.raises(RunError, match="no mlflow.db"):
+        tracking.get("0" * 32, tmp_path)
+
+
+def test_a_runs_folder_that_cannot_be_made_is_a_run_error(tmp_path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(RunError, match="cannot be written"):
+        tracking.start(tmp_path / "file" / "runs", "films", "x")
+
+
+def test_a_damaged_database_is_a_run_error(tmp_path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(os.urandom(4096))
+    with pytest.raises(RunError, match="cannot be opened"):
+        tracking.open_client(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.pkl", "last.ckpt", "/etc/passwd.txt", "../up.csv", "a/../b.csv", "manifest.parquet", "x/.hidden.csv"],
+)
+def test_an_artifact_of_another_kind_is_refused(name) -> None:
+    with pytest.raises(RunError, match="may not be written"):
+        declared.check_artifact(name)
+
+
+def test_an_undeclared_metric_or_tag_is_refused() -> None:
+    with pytest.raises(RunError, match="loss"):
+        declared.check_metrics({"loss": 1.0, "val/auroc": 0.5})
+    with pytest.raises(RunError, match="tag"):
+        declared.check_tags({"medvit.place": "/data/x"})
+
+
+def test_the_hash_of_a_configuration_ignores_key_order_only() -> None:
+    one = provenance.json_sha256({"a": 1, "b": [1, 2]})
+    assert one == provenance.json_sha256({"b": [1, 2], "a": 1})
+    assert one != provenance.json_sha256({"a": 1, "b": [2, 1]})
+    # sha256 of the seven bytes {"a":1}, given by sha256sum
+    assert provenance.json_sha256({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
