@@ -89,7 +89,7 @@ def test_an_unknown_run_names_the_nearest(runs) -> None:
 
 
 def test_a_folder_without_runs_says_so(tmp_path) -> None:
-    with pytest.raises(RunError, match="no mlflow.db"):
+    with pytest.raises(RunError, match="holds no mlflow"):
         tracking.get("0" * 32, tmp_path)
 
 
