@@ -107,6 +107,9 @@ def ece(
 
     Shares and means are per bin: `bins` of equal width on [0, 1], or of equal mass (edges at quantiles of these
     probabilities, equal values in one bin). Bins stay those of the whole sample while draws vary.
+
+    Raises:
+        EvaluationError: a probability outside [0, 1], or what `checked` says.
     """
     y, p = checked(target, probability)
     w = _rows(weight, y.size)
@@ -135,11 +138,9 @@ def _membership(p: Array, bins: int, kind: Bins) -> Array:
     if p.size:
         edges = np.linspace(0.0, 1.0, bins + 1)
         if kind == "mass":
-            edges = np.quantile(p, edges, method="inverted_cdf")
-        # A value on an inner edge belongs to the bin above for equal width, below for equal mass.
-        side: Literal["left", "right"] = "right" if kind == "width" else "left"
-        index = np.searchsorted(edges[1:-1], p, side=side)
-        inside[np.arange(p.size), index] = 1.0
+            edges = np.quantile(p, edges)
+        # A value on an inner edge belongs to the bin above, as in numpy.histogram.
+        inside[np.arange(p.size), np.searchsorted(edges[1:-1], p, side="right")] = 1.0
     return inside
 
 

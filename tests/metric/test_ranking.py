@@ -108,7 +108,7 @@ def test_a_missing_label_with_weight_zero_is_left_out():
 
 
 def test_all_mistakes_of_one_input_are_named_together():
-    with pytest.raises(EvaluationError, match=r"1 of 3 targets are neither 0 nor 1; 2 of 3 scores are NaN"):
+    with pytest.raises(EvaluationError, match=r"(?s)1 of 3 targets are neither 0 nor 1.*2 of 3 scores are NaN"):
         auroc([0, 1, 2], [0.1, math.nan, math.inf])
     with pytest.raises(EvaluationError, match="shape"):
         auroc([0, 1], [0.1])
