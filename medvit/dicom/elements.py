@@ -43,8 +43,8 @@ class Encoding:
         return "<" if self.little else ">"
 
 
-class NeedMoreBytes(Exception):  # noqa: N818 - a signal to the reader, never seen by a user
-    """The buffer ends inside an element; a reader that holds only the head of the file reads on."""
+class NeedMoreBytes(Exception):
+    """The head of the file ends inside an element and the reader has to read on; a signal, never seen by a user."""
 
 
 class Walker:
@@ -166,7 +166,9 @@ class Walker:
 
     def _open_item(self, pos: int, stack: list[int | None]) -> int:
         if self._tag_at(pos) != _ITEM:
-            raise DicomRefusal("E-PARSE", "a sequence holds something that is not an item", fix="export the object again")
+            raise DicomRefusal(
+                "E-PARSE", "a sequence holds something that is not an item", fix="export the object again"
+            )
         length = self._implicit.unpack_from(self.view, pos)[2]
         stack.append(None if length == UNDEFINED else pos + 8 + length)
         return pos + 8
@@ -191,7 +193,7 @@ class Walker:
         return value + length <= len(self.view) and self._tag_at(value) == _ITEM
 
     def _fragments_end(self, pos: int) -> tuple[int, int]:
-        """Walk the fragments of encapsulated pixel data (PS3.5 A.4); a file that just ends gives its end."""
+        """Walk the fragments of encapsulated pixel data (PS3.5 A.4); a file that ends before its delimiter is cut."""
         end = len(self.view)
         while pos + 8 <= end:
             group, number, length = self._implicit.unpack_from(self.view, pos)
@@ -203,4 +205,5 @@ class Walker:
             pos += 8 + length
         if not self.whole:
             raise NeedMoreBytes
-        return end, end
+        found = "the compressed pixel data is not closed by a delimiter"
+        raise DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")

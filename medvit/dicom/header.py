@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pydicom
@@ -41,9 +41,18 @@ _KINDS = (
     (b"II*\0", "II* (TIFF)"),
     (b"MM\0*", "MM* (TIFF)"),
 )
-_POLYGLOTS = ((b"MZ", "MZ"), (b"\x7fELF", "ELF"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"))
+_POLYGLOTS = (
+    (b"MZ", "MZ"),
+    (b"\x7fELF", "ELF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
 # a preamble of TIFF is legitimate in dual-personality slides (PS3.10 7.1), and still worth a word
-_NO_IMAGE_MODALITIES = frozenset({"SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTRECORD", "ECG", "EPS", "HD", "REG", "FID", "DOC", "AU", "PLAN"})
+_NO_IMAGE_MODALITIES = frozenset(
+    {"SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTRECORD", "ECG", "EPS", "HD", "REG", "FID", "DOC", "AU", "PLAN"}
+)
 
 
 def read_dataset(
@@ -95,13 +104,13 @@ def _read_file(path: Path, head: int | None, limits: Limits) -> tuple[memoryview
         check_file_size(before.st_size, limits)
         size = before.st_size if head is None else min(head, before.st_size)
         data = np.empty(size, np.uint8)  # not zeroed, and writable: later steps work in place
-        done = 0
-        while done < size and (count := file.readinto(memoryview(data)[done:])):
+        whole, done = memoryview(cast(Any, data)), 0
+        while done < size and (count := file.readinto(whole[done:])):
             done += count
         after = os.fstat(file.fileno())
     if done != size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise DicomRefusal("E-CHANGED", "the file changed while it was read", fix="wait until the export is complete")
-    return memoryview(data), size == before.st_size
+    return whole, size == before.st_size
 
 
 def _parse(view: memoryview, whole: bool, pixels: bool, force: bool, limits: Limits) -> pydicom.Dataset:
@@ -120,7 +129,9 @@ def _parse(view: memoryview, whole: bool, pixels: bool, force: bool, limits: Lim
     encoding = _encoding(view, start, syntax, notes)
     walker = Walker(view, encoding, limits, whole=whole)
     elements = walker.top_level(start, pixels=pixels)
-    dataset = pydicom.Dataset({e.tag: _element(view, e, encoding.little) for e in elements if pixels or e.tag not in PIXELS})
+    dataset = pydicom.Dataset(
+        {e.tag: _element(view, e, encoding.little) for e in elements if pixels or e.tag not in PIXELS}
+    )
     dataset.file_meta = meta
     dataset.set_original_encoding(encoding.implicit, encoding.little)
     dataset.notes = notes
@@ -130,15 +141,24 @@ def _parse(view: memoryview, whole: bool, pixels: bool, force: bool, limits: Lim
 
 def _signature(view: memoryview, force: bool, notes: list[str]) -> int:
     """Return where the meta information starts, after a look at the preamble (PS3.10 7.1; SE-17)."""
-    if len(view) >= 132 and view[128:132] == b"DICM":
+    if len(view) >= 132 and bytes(view[128:132]) == b"DICM":
         for magic, name in _POLYGLOTS:
-            if view[: len(magic)] == magic:
+            if bytes(view[: len(magic)]) == magic:
                 notes.append(f"W-PREAMBLE the preamble starts like a {name} file; never execute or copy it")
         return 132
     for magic, name in _KINDS:
         if bytes(view[:64]).lstrip()[: len(magic)] == magic:
             raise DicomRefusal("E-NOTDICOM", f"starts with {name}", allowed="a DICOM Part 10 file")
-    looks_like = len(view) >= 8 and bytes(view[:4]) in {b"\x02\0\0\0", b"\x02\0\x10\0", b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0", b"\0\x08\0\0", b"\0\x08\0\x05"}
+    looks_like = len(view) >= 8 and bytes(view[:4]) in {
+        b"\x02\0\0\0",
+        b"\x02\0\x10\0",
+        b"\x08\0\0\0",
+        b"\x08\0\x05\0",
+        b"\x08\0\x08\0",
+        b"\x08\0\x16\0",
+        b"\0\x08\0\0",
+        b"\0\x08\0\x05",
+    }
     if force and looks_like:
         notes.append("W-PREAMBLE no preamble and no DICM mark; read because force is set")
         return 0
@@ -167,8 +187,8 @@ def _encoding(view: memoryview, start: int, syntax: str, notes: list[str]) -> En
     explicit = b"AA" <= vr <= b"ZZ" and vr.isalpha()
     big = explicit and int.from_bytes(view[start : start + 2], "little") >= 0x0100 and view[start] == 0
     shown = Encoding(implicit=not explicit, little=not big)
-    if shown == declared:
-        return declared
+    if shown == declared or not syntax:
+        return shown
     notes.append("W-TSYNTAX the data set is not encoded as its transfer syntax says; read as it is")
     return shown
 
@@ -180,12 +200,15 @@ def _element(view: memoryview, e: Element, little: bool) -> RawDataElement:
 
 def _require_image(dataset: pydicom.Dataset, elements: list[Element]) -> None:
     """Refuse what has no pixel data: `I-SKIP` if its class never has, else `E-NOPIXELS`."""
-    if any(e.tag in PIXELS and e.stop > e.start for e in elements):
+    described = any(keyword in dataset for keyword in ("Rows", "Columns", "BitsAllocated"))
+    if described and any(e.tag in PIXELS and e.stop > e.start for e in elements):
         return
     uid = UID(tags.word(dataset, "SOPClassUID"))
     modality = tags.word(dataset, "Modality")
     name = uid.name if uid.name != uid else ""
     if modality in _NO_IMAGE_MODALITIES or (name and "Image" not in name):
         raise DicomRefusal("I-SKIP", f"SOP class {name or 'of modality ' + modality}, it holds no image")
-    found = "PixelData is empty" if any(e.tag in PIXELS for e in elements) else "no PixelData"
+    found = "no PixelData"
+    if any(e.tag in PIXELS for e in elements):
+        found = "PixelData is empty" if described else "PixelData without Rows, Columns and BitsAllocated"
     raise DicomRefusal("E-NOPIXELS", found, tag="(7FE0,0010)", fix="export the object again")

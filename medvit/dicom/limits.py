@@ -1,4 +1,4 @@
-"""What one DICOM object may cost, checked before memory is given out (RE-04): a hostile file is refused, not survived."""
+"""What one DICOM object may cost, checked before memory is given out (RE-04): hostile files are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps for one object: pixels over all frames and samples, frames, bytes of pixels, inflated bytes, depth, file, time.
+    """Caps for one object: pixels (of all frames and samples), frames, bytes of pixels, nesting, file size, time.
 
     `inflate_ratio` and `inflate_bytes` hold for the deflated transfer syntax, `header_seconds` for parsing the header.
     """
@@ -36,24 +36,30 @@ def check_file_size(size: int, limits: Limits = LIMITS) -> None:
     if size == 0:
         raise DicomRefusal("E-EMPTY", "the file has 0 bytes", fix="export or copy the object again")
     if size > limits.file_bytes:
-        raise DicomRefusal("E-SIZE", f"a file of {size} bytes", allowed=f"<= {limits.file_bytes}", fix="limits.file_bytes")
+        raise DicomRefusal(
+            "E-SIZE", f"a file of {size} bytes", allowed=f"<= {limits.file_bytes}", fix="limits.file_bytes"
+        )
 
 
-def check_matrix(rows: int, columns: int, samples: int, frames: int, bytes_per_value: int, limits: Limits = LIMITS) -> None:
+def check_matrix(
+    rows: int, columns: int, samples: int, frames: int, bytes_per_value: int, limits: Limits = LIMITS
+) -> None:
     """Refuse (`E-SIZE`, `E-FRAMES`) a matrix that would need more than the limits, before anything is allocated."""
     if frames > limits.max_frames:
         raise DicomRefusal("E-FRAMES", f"{frames} frames", allowed=f"<= {limits.max_frames}", tag="(0028,0008)")
     pixels = rows * columns * samples * frames
     if pixels > limits.max_pixels:
         found = f"{rows}x{columns} pixels x {samples} samples x {frames} frames = {pixels} > max_pixels"
-        raise DicomRefusal("E-SIZE", found, allowed=f"<= {limits.max_pixels}", tag="(0028,0010)", fix="limits.max_pixels")
+        raise DicomRefusal(
+            "E-SIZE", found, allowed=f"<= {limits.max_pixels}", tag="(0028,0010)", fix="limits.max_pixels"
+        )
     if pixels * bytes_per_value > limits.max_bytes:
         found = f"{pixels * bytes_per_value} bytes of pixels"
         raise DicomRefusal("E-SIZE", found, allowed=f"<= {limits.max_bytes}", tag="(0028,0010)", fix="limits.max_bytes")
 
 
 def inflate(packed: memoryview, limits: Limits = LIMITS) -> bytearray:
-    """Inflate a deflated data set (PS3.5 A.5) within the ratio and byte caps; `E-INFLATE` beyond them or if it is broken."""
+    """Inflate a deflated data set (PS3.5 A.5) within the ratio and byte caps; `E-INFLATE` beyond them or if broken."""
     cap = min(limits.inflate_bytes, max(len(packed), 4096) * limits.inflate_ratio)
     machine, out = zlib.decompressobj(-zlib.MAX_WBITS), bytearray()
     try:
@@ -62,7 +68,9 @@ def inflate(packed: memoryview, limits: Limits = LIMITS) -> bytearray:
             out += machine.decompress(piece, _CHUNK)
             if len(out) > cap:
                 found = f"{len(packed)} deflated bytes give more than {cap}"
-                raise DicomRefusal("E-INFLATE", found, allowed=f"ratio <= {limits.inflate_ratio}", fix="limits.inflate_ratio")
+                raise DicomRefusal(
+                    "E-INFLATE", found, allowed=f"ratio <= {limits.inflate_ratio}", fix="limits.inflate_ratio"
+                )
             piece = machine.unconsumed_tail
         out += machine.flush()
     except zlib.error:

@@ -1,7 +1,7 @@
-"""Numbers and words out of a data set, each checked: a value that is used and wrong is a refusal (`E-TAG`), never a default.
+"""Numbers and words out of a data set, each checked: a wrong value that is used is a refusal (`E-TAG`), never a default.
 
 Values are read from the raw bytes where pydicom has not converted them yet, whatever VR the writer declared, because
-the number is what counts: decimal strings longer than 16 characters keep their digits, and unused bad values do no harm.
+the number is what counts: decimal strings longer than 16 characters keep their digits, unused bad values do no harm.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def refuse(keyword: str, found: str, *, allowed: str = "", fix: str = "") -> DicomRefusal:
     """Return the `E-TAG` refusal that names the element by its keyword and tag."""
     tag = cast(int, tag_for_keyword(keyword))
-    return DicomRefusal("E-TAG", f"{keyword} {found}", allowed=allowed, tag=f"({tag >> 16:04X},{tag & 0xFFFF:04X})", fix=fix)
+    return DicomRefusal(
+        "E-TAG", f"{keyword} {found}", allowed=allowed, tag=f"({tag >> 16:04X},{tag & 0xFFFF:04X})", fix=fix
+    )
 
 
 def raw(dataset: pydicom.Dataset, keyword: str) -> tuple[bytes | None, object]:
     """Return (raw bytes, None) of an unconverted element, (None, value) of a converted one, (None, None) if absent."""
-    tag = tag_for_keyword(keyword)
+    return _raw_at(dataset, cast(int, tag_for_keyword(keyword)))
+
+
+def _raw_at(dataset: pydicom.Dataset, tag: int) -> tuple[bytes | None, object]:
     if tag not in dataset:
         return None, None
     element = dataset.get_item(tag)
@@ -43,8 +48,8 @@ def words(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
     if data is None:
         if value is None or value == "":
             return ()
-        many = value if isinstance(value, (list, tuple)) or hasattr(value, "__iter__") and not isinstance(value, str) else [value]
-        return tuple(str(one).strip() for one in cast(list, many))
+        many = value if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+        return tuple(str(one).strip() for one in cast(list[object], many))
     text = data.decode("latin-1").strip(" \0")
     return tuple(part.strip(" \0\t") for part in text.split("\\")) if text else ()
 
@@ -69,7 +74,7 @@ def decimals(dataset: pydicom.Dataset, keyword: str, count: int | None = None) -
 
 
 def integer(dataset: pydicom.Dataset, keyword: str, default: int | None = None) -> int:
-    """Return the integer of an IS element, `default` if it is absent; `E-TAG` if it is no integer or is due and absent."""
+    """Return the integer of an IS element, `default` if absent; `E-TAG` if it is no integer, or due and absent."""
     found = word(dataset, keyword)
     if not found:
         if default is None:
@@ -81,10 +86,16 @@ def integer(dataset: pydicom.Dataset, keyword: str, default: int | None = None) 
 
 
 def short(dataset: pydicom.Dataset, keyword: str, default: int | None = None, *, signed: bool = False) -> int:
-    """Return the 16-bit integer of a US or SS element, `default` if absent; `E-TAG` if it is due and absent or broken."""
-    data, value = raw(dataset, keyword)
+    """Return the 16-bit integer of a US or SS element, `default` if absent; `E-TAG` if due and absent, or broken."""
+    return short_at(dataset, cast(int, tag_for_keyword(keyword)), default, signed=signed)
+
+
+def short_at(dataset: pydicom.Dataset, tag: int, default: int | None = None, *, signed: bool = False) -> int:
+    """Do as `short`, by the number of the tag (for repeating groups)."""
+    data, value = _raw_at(dataset, tag)
+    keyword = name_of(tag)
     if data is not None and len(data) >= 2:
-        order = "<" if dataset.get_item(tag_for_keyword(keyword)).is_little_endian else ">"
+        order = "<" if dataset.get_item(tag).is_little_endian else ">"
         return int(struct.unpack_from(order + ("h" if signed else "H"), data)[0])
     if data is None and isinstance(value, int):
         return int(struct.unpack("<h", struct.pack("<H", value & 0xFFFF))[0]) if signed else value & 0xFFFF
@@ -103,3 +114,14 @@ def _shown(text: str) -> str:
 def name_of(tag: int) -> str:
     """Return the keyword of a tag, or its number."""
     return keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def padding(dataset: pydicom.Dataset, *, signed: bool) -> int | None:
+    """Return PixelPaddingValue read with the sign of the pixels, whatever VR it was written with; None if absent."""
+    return short(dataset, "PixelPaddingValue", signed=signed) if "PixelPaddingValue" in dataset else None
+
+
+def syntax_name(uid: str) -> str:
+    """Return the name of a registered transfer syntax, else "private" (a raw UID could name a site)."""
+    known = pydicom.uid.UID(uid)
+    return f"{known.name} ({uid})" if known.name != uid else "unregistered"

@@ -1,0 +1,76 @@
+"""Bits above BitsStored: overlay planes are masked away, anything else there is a contradiction (PS3.5 8.1.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from medvit.dicom import tags
+from medvit.dicom.matrix import Matrix
+from medvit.errors import DicomRefusal
+
+Array = NDArray[Any]
+
+
+def checked_bits(dataset: pydicom.Dataset, values: Array, m: Matrix) -> Array:
+    """Return the values of the `stored` bits up to `high`, sign-extended where signed; `E-BITS` if others are set.
+
+    Bits of overlay planes embedded in the pixels (60xx,0102) are masked with a note. Pixels equal to the padding value
+    may lie outside BitsStored; the padding step finds them.
+    """
+    signed = m.signed or values.dtype.kind == "i"  # a signed codestream is trusted over PixelRepresentation
+    bits = values.dtype.itemsize * 8
+    values = values.view(f"u{values.dtype.itemsize}")
+    shift = m.high + 1 - m.stored
+    if shift and bits > m.stored:
+        dataset.notes.append(f"W-BITS HighBit {m.high} with BitsStored {m.stored}: shifted right by {shift}")
+        values = values >> shift
+    if m.stored >= bits:
+        return values.view(f"i{bits // 8}") if signed else values
+    top = int(values.max())
+    if top >> m.stored == 0:
+        return _extended(values, m.stored, bits) if signed and top >> (m.stored - 1) else _as(values, signed)
+    overlay = _overlay_bits(dataset) >> shift
+    if overlay and not int(np.bitwise_or.reduce(values, axis=None)) >> m.stored & ~(overlay >> m.stored):
+        dataset.notes.append("W-OVERLAY overlay bits above BitsStored are masked")
+        values = values & np.array((1 << m.stored) - 1, values.dtype)
+        return _extended(values, m.stored, bits) if signed else values
+    if signed:
+        extended = _extended(values, m.stored, bits)
+        if np.array_equal(extended.view(values.dtype)[values >> m.stored != 0], values[values >> m.stored != 0]):
+            return extended
+    return _only_padding(dataset, values, m, signed, top)
+
+
+def _as(values: Array, signed: bool) -> Array:
+    return values.view(f"i{values.dtype.itemsize}") if signed else values
+
+
+def _extended(values: Array, stored: int, bits: int) -> Array:
+    """Copy the sign bit into the bits above it."""
+    spare = bits - stored
+    return (values << spare).view(f"i{bits // 8}") >> spare
+
+
+def _overlay_bits(dataset: pydicom.Dataset) -> int:
+    """Return the bits that overlay planes occupy in the pixels: a position, no data of their own (PS3.3 C.9.2)."""
+    mask = 0
+    for group in range(0x6000, 0x6020, 2):
+        if (group << 16 | 0x0102) in dataset and (group << 16 | 0x3000) not in dataset:
+            mask |= 1 << (tags.short_at(dataset, group << 16 | 0x0102, 0) & 31)
+    return mask
+
+
+def _only_padding(dataset: pydicom.Dataset, values: Array, m: Matrix, signed: bool, top: int) -> Array:
+    """Accept values above BitsStored when every one of them is the padding value, refuse the rest."""
+    padding = tags.padding(dataset, signed=False)
+    above = values >> m.stored != 0
+    if padding is not None and not signed and padding >> m.stored and bool(np.all(values[above] == padding)):
+        return values
+    limit = (1 << m.stored) - 1
+    found = f"max stored {top} > {limit} (BitsStored {m.stored})"
+    fix = "correct BitsStored, or declare the overlay in the high bits"
+    raise DicomRefusal("E-BITS", found, allowed=f"<= {limit}", tag="(0028,0101)", fix=fix)

@@ -1,0 +1,103 @@
+"""What a compressed frame says about itself before it is decoded, and which fragments make a frame (PS3.5 A.4)."""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import pydicom
+
+from medvit.dicom import tags
+from medvit.errors import DicomRefusal
+
+_ITEM: Final = 0xFFFEE000
+_START = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"\xff\x0a")
+
+
+class Shape(NamedTuple):
+    """The size a codestream announces: what the decoder would allocate."""
+
+    rows: int
+    columns: int
+    samples: int
+    precision: int
+    signed: bool
+
+
+def jpeg_shape(data: memoryview) -> Shape:
+    """Return the size from the frame header (SOFn, or SOF55 of JPEG-LS) of a JPEG codestream (ISO 10918-1 B.2.2)."""
+    pos, end = 2, len(data)
+    while pos + 4 <= end:
+        if data[pos] != 0xFF:
+            break
+        marker = data[pos + 1]
+        if marker == 0xFF:
+            pos += 1
+            continue
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            if pos + 10 > end:
+                break
+            precision, rows, columns, samples = struct.unpack_from(">BHHB", data, pos + 4)
+            return Shape(rows, columns, samples, precision, signed=False)
+        pos += 2 + int(struct.unpack_from(">H", data, pos + 2)[0])
+    raise DicomRefusal("E-CODEC", "a compressed frame has no JPEG frame header", fix="export the object again")
+
+
+def jpeg2000_shape(data: memoryview) -> Shape:
+    """Return the size from the SIZ marker of a JPEG 2000 or HTJ2K codestream, bare or in a box (ISO 15444-1 A.5.1)."""
+    at = bytes(data[:4096]).find(b"\xff\x4f\xff\x51")
+    if at < 0 or at + 43 > len(data):
+        raise DicomRefusal("E-CODEC", "a compressed frame has no JPEG 2000 header", fix="export the object again")
+    right, bottom, left, top = struct.unpack_from(">IIII", data, at + 8)
+    samples, depth = struct.unpack_from(">HB", data, at + 40)
+    return Shape(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
+
+
+def frames(dataset: pydicom.Dataset, value: memoryview, count: int) -> list[memoryview]:
+    """Split encapsulated pixel data into `count` frames: by the offset tables, else by one fragment (or start) a frame.
+
+    Raises `E-TRUNC` when frames are missing or a fragment is cut, `E-CODEC` when fragments cannot be told apart.
+    """
+    offsets, fragments, starts = _fragments(value, "<" if dataset.original_encoding[1] else ">")
+    if count == 1:
+        return [_join(fragments)]
+    if len(fragments) == count:
+        return fragments
+    if len(fragments) < count:
+        found = f"{len(fragments)} fragments for {count} frames"
+        raise DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")
+    extended, _ = tags.raw(dataset, "ExtendedOffsetTable")
+    if extended and len(extended) == 8 * count:
+        offsets = list(struct.unpack(f"<{count}Q", extended))
+    if len(offsets) == count and offsets[0] == 0:
+        heads = [starts.index(offset) if offset in starts else -1 for offset in offsets]
+    else:
+        heads = [i for i, one in enumerate(fragments) if bytes(one[:12]).startswith(_START)]
+    if len(heads) != count or heads[0] != 0 or any(b <= a for a, b in pairwise(heads)):
+        raise DicomRefusal("E-CODEC", f"{len(fragments)} fragments cannot be told apart into {count} frames")
+    return [_join(fragments[a:b]) for a, b in zip(heads, [*heads[1:], None], strict=True)]
+
+
+def _fragments(value: memoryview, order: str) -> tuple[list[int], list[memoryview], list[int]]:
+    """Return the basic offset table, the fragments, and where each starts, counted from the first fragment's item."""
+    head, pos, items, places = struct.Struct(order + "HHI"), 0, [], []
+    while pos + 8 <= len(value):
+        group, number, length = head.unpack_from(value, pos)
+        if group << 16 | number != _ITEM:
+            break
+        if pos + 8 + length > len(value):
+            found = f"{len(value) - pos - 8} of {length} bytes of a fragment"
+            raise DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")
+        items.append(value[pos + 8 : pos + 8 + length])
+        places.append(pos)
+        pos += 8 + length
+    if len(items) < 2:
+        raise DicomRefusal("E-NOPIXELS", "the compressed pixel data holds no fragment", tag="(7FE0,0010)")
+    table = items[0]
+    offsets = list(struct.unpack(f"{order}{len(table) // 4}I", table[: len(table) // 4 * 4]))
+    return offsets, items[1:], [place - places[1] for place in places[1:]]
+
+
+def _join(parts: list[memoryview]) -> memoryview:
+    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))

@@ -1,0 +1,226 @@
+"""Stored values of one object: one pinned decoder per transfer syntax, sizes checked first, bits masked and checked.
+
+The table `CODECS` is the only choice of decoder there is; nothing falls back to another one. All of them are BSD
+(imagecodecs: libjpeg-turbo 3, CharLS, OpenJPEG, OpenJPH, libjxl) except Pillow (HPND), used for reduced JPEG 2000 only.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import imagecodecs
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from medvit.dicom import codestream, tags
+from medvit.dicom.bits import checked_bits
+from medvit.dicom.limits import LIMITS, Limits, check_matrix
+from medvit.dicom.matrix import Matrix, matrix_of
+from medvit.errors import DicomRefusal
+
+Array = NDArray[Any]
+_NATIVE: Final = frozenset(
+    {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", ""}
+)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One decoder: its name for the record, the imagecodecs module that must be there, and what it can do."""
+
+    name: str
+    module: str
+    decode: Callable[[Any, Matrix, int], Array]
+    shape: Callable[[memoryview], codestream.Shape] | None
+    reduces: bool = False
+
+
+def _jpeg(data: Any, m: Matrix, _reduce: int) -> Array:
+    if m.samples == 1:
+        return imagecodecs.jpeg8_decode(data)
+    space = "RGB" if m.photometric == "RGB" else "YCBCR"  # as stored: no conversion on the way
+    return imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace=space)
+
+
+def _jpegls(data: Any, _m: Matrix, _reduce: int) -> Array:
+    return imagecodecs.jpegls_decode(data)
+
+
+def _jpegxl(data: Any, _m: Matrix, _reduce: int) -> Array:
+    return imagecodecs.jpegxl_decode(data)
+
+
+def _htj2k(data: Any, _m: Matrix, reduce: int) -> Array:
+    return imagecodecs.htj2k_decode(data, skipres=reduce or None)
+
+
+def _jpeg2k(data: Any, _m: Matrix, reduce: int) -> Array:
+    return _reduced_jpeg2k(data, reduce) if reduce else imagecodecs.jpeg2k_decode(data)
+
+
+def _reduced_jpeg2k(data: Any, reduce: int) -> Array:
+    """Decode at 1 / 2**reduce of each side. Pillow spreads grey samples over 16 bits; the shift takes that back."""
+    from PIL import Image
+
+    shape = codestream.jpeg2000_shape(data)
+    with Image.open(io.BytesIO(data)) as image:
+        cast(Any, image).reduce = reduce
+        values = np.asarray(image)
+    if values.dtype != np.uint8:
+        values = values.astype(np.uint16) >> (16 - shape.precision)
+    return values
+
+
+def _rle(data: Any, m: Matrix, _reduce: int) -> Array:
+    dtype = np.dtype(f"<u{m.allocated // 8}")
+    flat = np.frombuffer(imagecodecs.dicomrle_decode(data, dtype), dtype)
+    if flat.size < m.rows * m.columns * m.samples:
+        found = f"{flat.size} of {m.rows * m.columns * m.samples} run-length coded values"
+        raise DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")
+    flat = flat[: m.rows * m.columns * m.samples]
+    return (
+        np.moveaxis(flat.reshape(m.samples, m.rows, m.columns), 0, -1)
+        if m.samples > 1
+        else flat.reshape(m.rows, m.columns)
+    )
+
+
+_JPEG = Codec("imagecodecs.jpeg8", "JPEG8", _jpeg, codestream.jpeg_shape)
+_JPEGLS = Codec("imagecodecs.jpegls", "JPEGLS", _jpegls, codestream.jpeg_shape)
+_JPEG2K = Codec("imagecodecs.jpeg2k", "JPEG2K", _jpeg2k, codestream.jpeg2000_shape, reduces=True)
+_HTJ2K = Codec("imagecodecs.htj2k", "HTJ2K", _htj2k, codestream.jpeg2000_shape, reduces=True)
+_JPEGXL = Codec("imagecodecs.jpegxl", "JPEGXL", _jpegxl, None)
+_PREFIX = "1.2.840.10008.1.2."
+CODECS: Final[dict[str, Codec]] = {
+    _PREFIX + "5": Codec("imagecodecs.dicomrle", "DICOMRLE", _rle, None),
+    **{_PREFIX + "4." + n: _JPEG for n in ("50", "51", "53", "55", "57", "70")},
+    **{_PREFIX + "4." + n: _JPEGLS for n in ("80", "81")},
+    **{_PREFIX + "4." + n: _JPEG2K for n in ("90", "91")},
+    **{_PREFIX + "4." + n: _JPEGXL for n in ("110", "111", "112")},
+    **{_PREFIX + "4." + n: _HTJ2K for n in ("201", "202", "203")},
+}
+
+
+def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: int = 0) -> tuple[Array, str]:
+    """Return the stored values [F R C] or [F R C 3] of a data set read with its pixels, and the decoder's name.
+
+    Integers are masked to BitsStored and checked against it, sign-extended, native byte order; Float and Double Float
+    Pixel Data come as they are. Colour comes in the space PhotometricInterpretation names. The array may be a view of
+    the file's bytes. `reduce` = n decodes JPEG 2000 and HTJ2K at 1 / 2**n of each side and is ignored by no other syntax:
+    they refuse. What was unusual is appended to `dataset.notes`.
+    Raises `DicomRefusal`: `E-TAG`, `E-SIZE`, `E-BITS`, `E-TRUNC`, `E-CODEC`, `E-NOPIXELS`.
+    """
+    m = matrix_of(dataset)
+    check_matrix(m.rows, m.columns, m.samples, m.frames, max(1, m.allocated // 8), limits)
+    value = dataset.get_item(m.pixel_tag).value
+    view = memoryview(value)
+    if len(view) == 0:
+        raise DicomRefusal("E-NOPIXELS", "PixelData is empty", tag="(7FE0,0010)", fix="export the object again")
+    syntax = tags.word(dataset.file_meta, "TransferSyntaxUID")
+    encapsulated = dataset.get_item(m.pixel_tag).length == 0xFFFFFFFF
+    if syntax in _NATIVE and not encapsulated:
+        values, name = _native(dataset, view, m), "numpy"
+    elif not encapsulated:
+        values, name = _mislabelled(dataset, view, m), "numpy"
+    else:
+        values, name = _compressed(dataset, view, m, syntax, reduce)
+    if reduce and name == "numpy":
+        raise DicomRefusal(
+            "E-CODEC", "reduced decoding of uncompressed pixels", fix="reduce_to only concerns JPEG 2000"
+        )
+    return (values if m.is_float else checked_bits(dataset, values, m)), name
+
+
+def _native(dataset: pydicom.Dataset, view: memoryview, m: Matrix) -> Array:
+    """View the bytes as the matrix (PS3.5 8.1.1, A.1-A.3) without a copy where the layout allows."""
+    have = len(view)
+    if have < m.native_bytes:
+        raise DicomRefusal(
+            "E-TRUNC", f"{have} of {m.native_bytes} bytes", tag="(7FE0,0010)", fix="export or copy it again"
+        )
+    if have > m.native_bytes + m.native_bytes % 2:
+        dataset.notes.append(f"W-EXTRA {have - m.native_bytes} bytes after the pixels are ignored")
+    if m.allocated == 1:
+        bits = np.unpackbits(np.frombuffer(view, np.uint8, m.native_bytes), bitorder="little")
+        return bits[: m.count].reshape(m.shape)
+    little = dataset.original_encoding[1]
+    kind = "f" if m.is_float else "u"
+    dtype = np.dtype(f"{'<' if little else '>'}{kind}{m.allocated // 8}")
+    if m.allocated == 8 and not little and dataset.get_item(m.pixel_tag).VR == "OW":
+        view = memoryview(np.frombuffer(view, ">u2").astype("<u2").tobytes())  # bytes of a word are swapped (PS3.5 7.3)
+    values = np.frombuffer(view, dtype, m.native_bytes // dtype.itemsize)
+    values = values.astype(dtype.newbyteorder("="), copy=False)
+    if m.photometric == "YBR_FULL_422":
+        return _full_chroma(values, m)
+    if m.samples > 1 and m.planar:
+        return np.moveaxis(values.reshape(m.frames, m.samples, m.rows, m.columns), 1, -1)
+    return values.reshape(m.shape)
+
+
+def _full_chroma(values: Array, m: Matrix) -> Array:
+    """Repeat the chroma of YBR_FULL_422 (Y1 Y2 Cb Cr for two pixels, PS3.3 C.7.6.3.1.2)."""
+    four = values.reshape(m.frames, m.rows, m.columns // 2, 4)
+    full = np.empty((m.frames, m.rows, m.columns, 3), values.dtype)
+    full[..., 0] = four[..., :2].reshape(m.frames, m.rows, m.columns)
+    full[..., 1:] = np.repeat(four[..., 2:], 2, axis=2)
+    return full
+
+
+def _mislabelled(dataset: pydicom.Dataset, view: memoryview, m: Matrix) -> Array:
+    """Read uncompressed pixels that a compressed transfer syntax was declared for, if the length is exactly right."""
+    if len(view) not in (m.native_bytes, m.native_bytes + m.native_bytes % 2):
+        raise DicomRefusal("E-TSYNTAX", "a compressed transfer syntax without fragments", tag="(0002,0010)")
+    dataset.notes.append("W-TSYNTAX a compressed transfer syntax is declared, the pixels are not compressed")
+    return _native(dataset, view, m)
+
+
+def _compressed(dataset: pydicom.Dataset, view: memoryview, m: Matrix, syntax: str, reduce: int) -> tuple[Array, str]:
+    codec = CODECS.get(syntax)
+    if codec is None or not getattr(imagecodecs, codec.module).available:
+        found = f"transfer syntax {tags.syntax_name(syntax)}"
+        fix = f"pip install imagecodecs with {codec.module}" if codec else "convert the object to a lossless syntax"
+        raise DicomRefusal("E-CODEC", found, allowed="one of the syntaxes medvit decodes", tag="(0002,0010)", fix=fix)
+    if reduce and not codec.reduces:
+        raise DicomRefusal("E-CODEC", f"reduced decoding with {codec.name}", fix="reduce_to only concerns JPEG 2000")
+    pieces = codestream.frames(dataset, view, m.frames)
+    signs = {_announced(codec, piece, m) for piece in pieces}
+    decoded = [_decoded(codec, piece, m, reduce) for piece in pieces]
+    values = np.stack(decoded) if m.frames > 1 else decoded[0][None]
+    if signs == {not m.signed} and m.samples == 1 and codec in (_JPEG2K, _HTJ2K):
+        dataset.notes.append("W-SIGN the codestream's sign differs from PixelRepresentation")
+    return values, codec.name + (f" reduced by {1 << reduce}" if reduce else "")
+
+
+def _announced(codec: Codec, piece: memoryview, m: Matrix) -> bool:
+    """Compare what the codestream announces with the header, before its decoder allocates; return its sign."""
+    if codec.shape is None:
+        return m.signed
+    shape = codec.shape(piece)
+    if (shape.rows, shape.columns, shape.samples) != (m.rows, m.columns, m.samples):
+        found = f"the codestream holds {shape.rows}x{shape.columns}x{shape.samples} pixels"
+        raise DicomRefusal("E-SIZE", found, allowed=f"{m.rows}x{m.columns}x{m.samples}", tag="(0028,0010)")
+    if shape.precision > m.allocated:
+        raise DicomRefusal(
+            "E-BITS", f"{shape.precision}-bit codestream", allowed=f"<= BitsAllocated {m.allocated}", tag="(0028,0100)"
+        )
+    return shape.signed
+
+
+def _decoded(codec: Codec, piece: memoryview, m: Matrix, reduce: int) -> Array:
+    """Decode one frame; whatever the C library objects to becomes `E-CODEC` without its text, which may quote bytes."""
+    try:
+        values = codec.decode(piece, m, reduce)
+    except (RuntimeError, ValueError, OSError, TypeError, MemoryError, SyntaxError) as error:
+        found = f"{codec.name} cannot decode a frame ({type(error).__name__})"
+        raise DicomRefusal("E-CODEC", found, tag="(7FE0,0010)", fix="export or copy the object again") from None
+    side = (1 << reduce) - 1
+    expected = ((m.rows + side) >> reduce, (m.columns + side) >> reduce) + ((3,) if m.samples == 3 else ())
+    if values.shape != expected:
+        raise DicomRefusal(
+            "E-SIZE", f"a decoded frame of shape {values.shape}", allowed=str(expected), tag="(0028,0010)"
+        )
+    return np.asarray(values)
