@@ -1,4 +1,4 @@
-"""Differences between groups of patients, on the same patient draws, so that they are differences and not coincidences."""
+"""Differences between groups of patients, on the same patient draws, so that chance is told from difference."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def group_gap(metric: str, values: Mapping[str, tuple[float, Array]], level: flo
     ordered = sorted(known, key=lambda name: (known[name][0], name))
     worst, best = ordered[0], ordered[-1]
     (low, low_draws), (high, high_draws) = known[worst], known[best]
-    return Gap(metric, worst, best, interval(low, low_draws, level=level), difference(high - low, high_draws - low_draws))
+    return Gap(
+        metric, worst, best, interval(low, low_draws, level=level), difference(high - low, high_draws - low_draws)
+    )
 
 
 def difference(point: float, sample: Array, level: float = 0.95) -> Interval:

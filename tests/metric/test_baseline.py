@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medvit.errors import EvaluationError
+from medvit.metric.baseline import metadata_table, nearest, ridge, shrink
+from medvit.metric.ranking import auroc
+
+
+def test_shrinking_is_an_average_over_area():
+    image = np.arange(96 * 144.0).reshape(1, 96, 144)
+    np.testing.assert_allclose(shrink(image)[0].reshape(48, 48), image[0].reshape(48, 2, 48, 3).mean(axis=(1, 3)))
+    uneven = np.random.default_rng(0).random((2, 101, 57))
+    np.testing.assert_allclose(shrink(uneven).mean(axis=1), uneven.mean(axis=(1, 2)))
+    with pytest.raises(EvaluationError, match="48 or more"):
+        shrink(np.zeros((1, 47, 60)))
+
+
+def test_ridge_is_that_of_scikit_learn_with_leave_one_out():
+    linear = pytest.importorskip("sklearn.linear_model")
+    random = np.random.default_rng(0)
+    x = random.normal(size=(80, 200))
+    y = (x[:, 0] + 0.5 * random.normal(size=80) > 0).astype(float)
+    new = random.normal(size=(30, 200))
+    scaled = (x - x.mean(0)) / x.std(0)
+    # The mean is taken off beforehand and not left out again, in both.
+    model = linear.RidgeCV(alphas=[0.08, 0.8, 8.0, 80.0], fit_intercept=False).fit(scaled, y - y.mean())
+    expected = model.predict((new - x.mean(0)) / x.std(0)) + y.mean()
+    np.testing.assert_allclose(ridge(x, y, new), expected, atol=1e-9)
+
+
+def test_the_nearest_image_is_that_of_a_double_loop():
+    random = np.random.default_rng(0)
+    train, test = random.normal(size=(40, 9)), random.normal(size=(300, 9))
+    y = random.integers(0, 2, 40)
+    expected = [y[np.argmin([np.sum((a - b) ** 2) for b in train])] for a in test]
+    np.testing.assert_array_equal(nearest(train, y, test), expected)
+    assert nearest(np.ones((2, 3)), [0, 1], np.zeros((1, 3)))[0] == 0.5
+
+
+def test_metadata_that_tells_the_label_is_found_out():
+    random = np.random.default_rng(0)
+    y = random.integers(0, 2, 200)
+    facts = {"vendor": np.where(y + (random.random(200) < 0.1) > 0, "A", "B"), "age_years": random.normal(50, 9, 200)}
+    facts["age_years"][:5] = np.nan
+    train, test = metadata_table({k: v[:100] for k, v in facts.items()}, {k: v[100:] for k, v in facts.items()})
+    assert train.shape == (100, 4)
+    assert auroc(y[100:], ridge(train, y[:100], test)) > 0.9
+
+
+def test_a_baseline_without_both_outcomes_is_refused():
+    with pytest.raises(EvaluationError, match="both outcomes"):
+        ridge(np.ones((3, 2)), [1, 1, 1], np.ones((1, 2)))
+    with pytest.raises(EvaluationError, match="expected the same"):
+        metadata_table({"sex": ["F"]}, {"age_years": [3.0]})
