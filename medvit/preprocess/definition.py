@@ -67,8 +67,17 @@ class Definition:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the definition: equal digests give equal integers with the same decoders."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 (hex) of the definition: equal digests give equal tensors with the same decoders."""
+        return _sha256(self.to_json())
+
+    @property
+    def pixel_digest(self) -> str:
+        """SHA-256 (hex) of what the integers depend on: everything but `mean` and `std`."""
+        return _sha256({name: value for name, value in self.to_json().items() if name not in {"mean", "std"}})
+
+
+def _sha256(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def as_bytes(source: Path | bytes) -> bytes:

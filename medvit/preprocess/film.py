@@ -104,7 +104,8 @@ class FilmPreprocess(Definition):
         small *= np.float32(film.scale * self.levels)
         small += np.float32(film.offset * self.levels + 0.5)
         np.clip(small, 0, self.levels, out=small)
-        return small.astype(np.dtype(self.dtype))
+        quantised: NDArray[Any] = small.astype(self.dtype)
+        return quantised
 
     def integers(self, source: Path | bytes | Film) -> NDArray[Any]:
         """Return what the cache keeps: display values times 255 (uint8) or 65535 (uint16), [1 H W]."""

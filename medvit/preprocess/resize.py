@@ -34,13 +34,11 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     rows, columns = size
     if image.shape == size:
         return image
-    shrinks = (rows <= image.shape[0], columns <= image.shape[1])
-    if all(shrinks) or not any(shrinks):
-        how = cv2.INTER_AREA if all(shrinks) else cv2.INTER_LINEAR
+    no_larger = rows <= image.shape[0] and columns <= image.shape[1]
+    if no_larger or (rows >= image.shape[0] and columns >= image.shape[1]):
+        how = cv2.INTER_AREA if no_larger else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, (columns, rows), interpolation=how))
-    first = (
-        (rows, image.shape[1]) if shrinks[0] else (image.shape[0], columns)
-    )  # the axis that shrinks, while pixels are few
+    first = (rows, image.shape[1]) if rows < image.shape[0] else (image.shape[0], columns)  # shrink, then grow
     return resize(resize(image, first), size)
 
 

@@ -1,0 +1,219 @@
+"""Decoded, resampled integer pixels in memory-mapped shards: read at memory speed, never stale, never torn.
+
+A cache folder holds one sub-folder per preprocessing and decoder versions: `header.json`, `journal`, `shard-000.bin`.
+What a file is, is known by the SHA-256 of its content; size, times and inode only save the reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medvit.data.journal import Record
+from medvit.errors import CacheError, MedvitError
+from medvit.preprocess import FilmPreprocess, Placement, Prepared, VolumePreprocess
+from medvit.preprocess.definition import as_bytes
+
+Preprocess = FilmPreprocess | VolumePreprocess
+
+SHARD_BYTES = 4 << 30
+_DECODERS = ("pydicom", "highdicom", "imagecodecs", "opencv-python-headless", "numpy", "nibabel")
+_log = logging.getLogger(__name__)
+
+
+class Cache:
+    """The cached pixels of manifest rows, in their order. Made by `Cache.build`; open files are shared read-only.
+
+    `rows` are the manifest rows that are there (refused ones are in `excluded`, with columns uid and reason);
+    `counts` is the number of images of each row (1, or the slices of a bag).
+    """
+
+    def __init__(
+        self, rows: pd.DataFrame, records: Sequence[Record], root: Path, preprocess: Preprocess, home: Path
+    ) -> None:
+        good = [not record.bad for record in records]
+        self.rows = rows[good].reset_index(drop=True)
+        self.records = [record for record in records if not record.bad]
+        self.excluded = pd.DataFrame(
+            [(record.uid, record.bad) for record in records if record.bad], columns=["uid", "reason"], dtype=str
+        )
+        self.preprocess, self.root, self.home = preprocess, root, home
+        self.counts = np.array([record.count for record in self.records], np.int64)
+        self._per_shard = images_per_shard(preprocess)
+        self._first = np.array([r.shard * self._per_shard + r.start for r in self.records], np.int64)
+        self._shards = [_map(path, preprocess) for path in shard_paths(home)]
+
+    @classmethod
+    def build(
+        cls,
+        rows: pd.DataFrame,
+        root: Path,
+        preprocess: Preprocess,
+        folder: Path,
+        workers: int = 0,
+        on_bad: str = "refuse",
+        progress: bool = False,
+    ) -> Cache:
+        """Bring the cache up to date with the files of `rows` and open it.
+
+        rows: manifest rows (columns uid, files, volume_key). root: what `files` are relative to. workers: decoding
+        processes, 0 for one per core. on_bad: "refuse" stops with all refused rows in one message; "exclude" leaves
+        them out and lists them in `excluded`.
+        Raises CacheError: E-DISK (announced size does not fit), refused files, an unwritable folder.
+        """
+        from medvit.data.cache_build import bring_up_to_date
+
+        records = bring_up_to_date(rows, root, preprocess, folder, workers, progress)
+        refused = [record for record in records if record.bad]
+        if refused and on_bad != "exclude":
+            listed = "; ".join(f"{record.uid}: {record.bad}" for record in refused[:20])
+            raise CacheError(
+                f"{len(refused)} of {len(records)} rows cannot be read: {listed}"
+                f"{' ...' if len(refused) > 20 else ''}; repair or remove them, or set on_bad=exclude"
+            )
+        if refused:
+            _log.warning("%d of %d rows are excluded because their files are refused", len(refused), len(records))
+        return cls(rows.reset_index(drop=True), records, Path(root), preprocess, cache_home(folder, preprocess))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def gather(self, indices: NDArray[np.int64] | Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Copy the images of the rows `indices` (in that order, bags one after another) into [B C *S] integers.
+
+        `out` is filled and returned where given (a pinned buffer); raises IndexError for an index outside the rows.
+        """
+        wanted = np.asarray(indices, np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(f"row {wanted.min()} to {wanted.max()} of a cache of {len(self)}")
+        images = self._first[wanted]
+        counts = self.counts[wanted]
+        if (counts != 1).any():
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            images = np.repeat(images, counts) + within
+        if out is None:
+            out = np.empty((images.size, *self.preprocess.shape), self.preprocess.dtype)
+        if out.shape != (images.size, *self.preprocess.shape) or out.dtype != self.preprocess.dtype:
+            raise ValueError(f"a buffer of {out.shape} {out.dtype} for {images.size} images of {self.preprocess.shape}")
+        flat = out.reshape(images.size, math.prod(self.preprocess.shape))
+        shards = images // self._per_shard
+        for shard in np.unique(shards):
+            mine = np.flatnonzero(shards == shard)
+            slots = images[mine] - shard * self._per_shard
+            if mine.size == images.size:  # one fancy-index copy; mode="clip" writes into `out` without a second buffer
+                np.take(self._shards[shard], slots, axis=0, out=flat, mode="clip")
+            else:
+                flat[mine] = self._shards[shard][slots]
+        return out
+
+    def position_mm(self, index: int) -> NDArray[np.float32]:
+        """Return where each image of the row lies along its bag, mm from the middle slice."""
+        return np.array(self.records[index].position_mm, np.float32)
+
+    def placement(self, index: int) -> Placement:
+        """Return where the row's model input lies on its original."""
+        return Placement.from_json(self.records[index].placement or {})
+
+    def audit(self, epoch: int, share: float = 0.001, seed: int = 0) -> int:
+        """Decode a random `share` of the rows again (at least one), compare with the cache, and return how many.
+
+        Raises CacheError E-STALE naming the row when a pixel differs, E-CHANGED when the file cannot be read any more.
+        """
+        if share <= 0 or not len(self):
+            return 0
+        chosen = np.random.default_rng([seed, epoch]).choice(len(self), math.ceil(share * len(self)), replace=False)
+        for index in chosen:
+            row = self.rows.loc[index]
+            try:
+                data = [as_bytes(self.root / name) for name in row["files"]]
+                fresh = prepare_bytes(data, row["volume_key"], self.preprocess).pixels
+            except MedvitError as error:
+                raise CacheError(f"E-CHANGED row {row['uid']} was cached but reads no more: {error}") from error
+            if not np.array_equal(fresh, self.gather([index])):
+                raise CacheError(
+                    f"E-STALE row {row['uid']}: its pixels differ from the cache (the file or a decoder changed); "
+                    "start again, the cache repairs itself"
+                )
+        return len(chosen)
+
+
+class naming:  # noqa: N801 - used as a statement
+    """Add the pseudonymous uid to any error that passes."""
+
+    def __init__(self, uid: str) -> None:
+        self.uid = uid
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            error.add_note(f"while reading row {self.uid}")
+
+
+def prepare_bytes(data: list[bytes], volume_key: str, preprocess: Preprocess) -> Prepared:
+    """Prepare the content of one row's files; raises DicomRefusal."""
+    if isinstance(preprocess, VolumePreprocess):
+        return preprocess.prepare(data, volume_key)
+    if len(data) != 1:
+        raise CacheError(f"{len(data)} files for one film; preprocess of kind volume reads series")
+    return preprocess.prepare(data[0])
+
+
+def layout(preprocess: Preprocess) -> dict[str, Any]:
+    """Return what the cached integers depend on besides the files: definition, decoder versions, medvit's own code."""
+    versions = {}
+    for name in _DECODERS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    package = Path(__file__).parents[1]
+    code = hashlib.sha256()
+    for path in sorted([*package.glob("dicom/*.py"), *package.glob("preprocess/*.py")]):
+        code.update(path.name.encode() + path.read_bytes())
+    return {
+        "pixels": preprocess.pixel_digest,
+        "shape": list(preprocess.shape),
+        "dtype": preprocess.dtype,
+        "versions": versions,
+        "code": code.hexdigest(),
+        "format": 1,
+    }
+
+
+def cache_home(folder: Path, preprocess: Preprocess) -> Path:
+    """Return the sub-folder for this preprocessing with these decoders."""
+    return Path(folder) / hashlib.sha256(json.dumps(layout(preprocess), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def image_bytes(preprocess: Preprocess) -> int:
+    """Return the bytes of one cached image."""
+    return math.prod(preprocess.shape) * np.dtype(preprocess.dtype).itemsize
+
+
+def images_per_shard(preprocess: Preprocess) -> int:
+    """Return how many images one shard holds at most."""
+    return max(1, SHARD_BYTES // image_bytes(preprocess))
+
+
+def shard_paths(home: Path) -> list[Path]:
+    """Return the shards in order of their number."""
+    return sorted(home.glob("shard-*.bin"))
+
+
+def _map(path: Path, preprocess: Preprocess) -> NDArray[Any]:
+    width = math.prod(preprocess.shape)
+    count = path.stat().st_size // image_bytes(preprocess)
+    if not count:
+        return np.empty((0, width), preprocess.dtype)
+    return np.asarray(np.memmap(path, preprocess.dtype, "r", shape=(count, width)))
