@@ -1,0 +1,1 @@
+"""The one LightningModule, its callbacks, and what a run leaves behind."""

@@ -1,0 +1,53 @@
+"""From settings to parts: network, preprocessing, and the node that rebuilds the network without a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from medvit.config import build
+from medvit.model.network import Network
+from medvit.model.vit import ViT
+
+ARCHITECTURE = "architecture.json"
+
+
+def build_network(settings: dict[str, Any], outputs: int, architecture: dict[str, Any] | None = None) -> Network:
+    """Return backbone, pool and head for `outputs` logits.
+
+    `architecture` is what `describe` gave when the network was trained: it needs no checkpoint file, hub or network.
+    """
+    trust = settings.get("trust", ())
+    backbone = build(architecture or settings["model"], trust)
+    bag = build(settings["bag"], trust) if settings.get("bag") else None
+    return Network(backbone, build(settings["pool"], trust), outputs, bag)
+
+
+def describe(settings: dict[str, Any], network: Network) -> dict[str, Any]:
+    """Return the config node that builds the same backbone from scratch."""
+    backbone = network.backbone
+    if not isinstance(backbone, ViT):
+        return dict(settings["model"])
+    numbers = {
+        "image_size": [g * d for g, d in zip(backbone.grid, backbone.divisor, strict=True)],
+        "patch_size": list(backbone.divisor),
+        "in_channels": backbone.in_channels,
+        "width": backbone.width,
+        "depth": backbone.depth,
+        "heads": backbone.heads,
+    }
+    switches = {**asdict(backbone.design), **asdict(backbone.regime)}
+    plain: dict[str, Any] = json.loads(json.dumps({**numbers, **switches}))
+    return {"_target_": "medvit.model.backbone.vit", "weights": None, **plain}
+
+
+def build_preprocess(settings: dict[str, Any], network: Network) -> Any:
+    """Return the preprocessing; `mean` and `std` left null become the checkpoint's own constants."""
+    node, backbone = settings["preprocess"], network.backbone
+    constants = {
+        key: float(getattr(backbone, key)[0])
+        for key in ("mean", "std")
+        if node.get(key) is None and hasattr(backbone, key)
+    }
+    return build({**node, **constants}, settings.get("trust", ()))

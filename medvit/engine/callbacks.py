@@ -1,0 +1,93 @@
+"""What happens beside the steps of a fit: averaged weights, the best checkpoint, the epoch's numbers to the tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from medvit.engine.checkpoint import save_weights
+from medvit.engine.module import FineTuner
+from medvit.optim.ema import EMA
+
+
+class KeepBest(pl.Callback):
+    """Write the weights of the best validation epoch, the averaged ones where there are any.
+
+    Must stand before `AverageWeights` in the list, which puts the raw weights back when validation ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.best, self.epoch = path, None, -1
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]
+        """Compare this epoch with the best so far."""
+        if trainer.sanity_checking or pl_module.task.monitor not in trainer.callback_metrics:
+            return
+        value = float(trainer.callback_metrics[pl_module.task.monitor])
+        sign = 1 if pl_module.task.mode == "max" else -1
+        if self.best is None or sign * value > sign * self.best:
+            self.best, self.epoch = value, trainer.current_epoch
+            if trainer.is_global_zero:
+                save_weights(pl_module.network, self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must know."""
+        return {"best": self.best, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what an earlier part of the run knew."""
+        self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+
+
+class AverageWeights(pl.Callback):
+    """Follow the weights by an exponential moving average and validate with it."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.ema: EMA | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Begin the average at the first weights, or where the resumed run left it."""
+        self.ema = EMA(pl_module.network, self.decay)
+        if self._restored is not None:
+            self.ema.load_state_dict(self._restored)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: FineTuner, *_: Any) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Move the average one step."""
+        if self.ema is not None:
+            self.ema.update(pl_module.network)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]
+        """Put the averaged weights in."""
+        if self.ema is not None and not trainer.sanity_checking:
+            self.ema.swap(pl_module.network)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]
+        """Put the raw weights back."""
+        if self.ema is not None and not trainer.sanity_checking:
+            self.ema.swap(pl_module.network)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average."""
+        return self.ema.state_dict() if self.ema is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the average of an earlier part of the run until the network is there."""
+        self._restored = state_dict or None
+
+
+class ReportEpoch(pl.Callback):
+    """Hand the numbers of each epoch to `log(metrics, epoch)` in one call."""
+
+    def __init__(self, log: Callable[[dict[str, float], int], None]) -> None:
+        self.log = log
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Log after validation of the epoch; the module's own numbers of this epoch are there by then."""
+        numbers = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        if trainer.is_global_zero:
+            self.log(numbers, trainer.current_epoch)

@@ -1,0 +1,83 @@
+"""What a run leaves behind to be used again: weights as safetensors, and the settings that rebuild the network."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from medvit.config import build
+from medvit.engine.assemble import ARCHITECTURE, build_network
+from medvit.errors import RunError
+from medvit.model.network import Network
+from medvit.preprocess import from_json as preprocess_from_json
+from medvit.task import from_json as task_from_json
+
+SETTINGS, HASHES, BEST = "config.json", "hashes.json", "checkpoints/best.safetensors"
+PREPROCESS, TASK = "preprocess.json", "task.json"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run, ready to predict: `network` in eval mode, LoRA merged."""
+
+    network: Network
+    task: Any
+    preprocess: Any
+    settings: dict[str, Any]
+    hashes: dict[str, str]
+    folder: Path
+
+
+def save_weights(network: Network, path: Path) -> None:
+    """Write the network's tensors so that a crash leaves the old file or the new one, never a torn one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in network.state_dict().items()}
+    try:
+        save_file(tensors, temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, keys sorted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_run(folder: Path) -> TrainedRun:
+    """Rebuild the best network of the run in `folder`.
+
+    Raises:
+        RunError: the run is unfinished, or its weights do not fit its settings.
+    """
+    needed = (SETTINGS, HASHES, PREPROCESS, TASK, ARCHITECTURE, BEST)
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise RunError(f"the run lacks {', '.join(missing)}: it did not finish; train again or resume it")
+    settings, hashes, preprocess, task, architecture = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in needed[:-1]
+    )
+    network = build_network(settings, len(task["names"]), architecture)
+    build(settings["optim"]["strategy"], settings.get("trust", ())).prepare(network)
+    state, wanted = load_file(folder / BEST), network.state_dict()
+    shared = set(state) & set(wanted)
+    wrong = sorted(set(state) ^ set(wanted)) + sorted(k for k in shared if state[k].shape != wanted[k].shape)
+    if wrong:
+        raise RunError(f"the weights of this run do not fit its settings: {', '.join(wrong[:5])} ({len(wrong)} in all)")
+    network.load_state_dict(state)
+    parts = network.eval(), task_from_json(task), preprocess_from_json(preprocess)
+    return TrainedRun(*parts, settings, hashes, folder)

@@ -1,0 +1,148 @@
+"""One fit, from resolved settings to a run folder that can be evaluated, exported and resumed."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+
+from medvit.config import build
+from medvit.data.datamodule import DataModule
+from medvit.engine import checkpoint
+from medvit.engine.assemble import ARCHITECTURE, build_network, build_preprocess, describe
+from medvit.engine.callbacks import AverageWeights, KeepBest, ReportEpoch
+from medvit.engine.module import FineTuner, Plan
+from medvit.engine.predict import predict, table
+from medvit.errors import RunError
+from medvit.model.network import Network
+
+logger = logging.getLogger(__name__)
+Report = Callable[[dict[str, float], int], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit gives: the best network, its validation predictions, its scores and the data it saw."""
+
+    network: Network
+    data: DataModule
+    task: Any
+    preprocess: Any
+    validation: pd.DataFrame
+    best: float
+    best_epoch: int
+
+
+def fit(settings: dict[str, Any], folder: Path, report: Report, resume: Path | None = None) -> Fitted:
+    """Fit a network as `settings` say, and leave in `folder` all that rebuilds it. Never reads the test side.
+
+    Args:
+        settings: the resolved config of conf/train.yaml.
+        folder: the run's own folder.
+        report: called once per epoch with the numbers of the epoch.
+        resume: `last.ckpt` of an earlier part of this run.
+
+    Raises:
+        MedvitError: settings or data that cannot be used, a loss that is not finite, weights that do not fit.
+    """
+    pl.seed_everything(settings["seed"], workers=True, verbose=False)
+    task = build(settings["task"], settings["trust"])
+    network = build_network(settings, task.outputs)
+    preprocess = build_preprocess(settings, network)
+    data = data_module(settings, preprocess, task)
+    data.setup("fit")
+    task.fit(data.rows("train"))
+    task.log_count(data.rows("train"), "train")
+    task.log_count(data.rows("val"), "val")
+    strategy = build(settings["optim"]["strategy"], settings["trust"])
+    strategy = strategy.choose(data.rows("train")["study"].nunique())
+    settings["optim"]["strategy"] = strategy.to_json()
+    strategy.prepare(network)
+    plan = Plan(**settings["optim"]["plan"])
+    logger.info("%s", strategy.describe(network, plan.lr, plan.weight_decay))
+    module = FineTuner(network, task, strategy, plan, preprocess.scale, preprocess.shift, settings["seed"])
+    _leave(folder, settings, module, preprocess, data)
+    keep = KeepBest(folder / checkpoint.BEST)
+    trainer = _trainer(settings["trainer"], plan, folder, [keep], report)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the cache needs none
+        trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
+    if keep.best is None:
+        raise RunError(f"no epoch gave {task.monitor}: the validation side needs both outcomes; enlarge it")
+    best = checkpoint.load_run(folder)
+    device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
+    found = predict(best.network, data.val_dataloader(), preprocess.scale, preprocess.shift, device)
+    validation = table(found, task, data.rows("val"), "val")
+    validation.to_parquet(folder / "validation.parquet", index=False)
+    return Fitted(best.network, data, task, preprocess, validation, keep.best, keep.epoch)
+
+
+def data_module(settings: dict[str, Any], preprocess: Any, task: Any, allow_test: bool = False) -> DataModule:
+    """Return the loaders of the data set folder, as training and evaluation both use them."""
+    node, trainer = settings["data"], settings["trainer"]
+    return DataModule(
+        Path(node["folder"]),
+        preprocess,
+        task,
+        augment=build(settings["augment"], settings["trust"]) if settings["augment"] else None,
+        sampler=node["sampler"],
+        batch_size=trainer["batch_size"],
+        seed=settings["seed"],
+        fold=node["fold"],
+        allow_test=allow_test,
+    )
+
+
+def _leave(folder: Path, settings: dict[str, Any], module: FineTuner, preprocess: Any, data: DataModule) -> None:
+    parts = {
+        checkpoint.SETTINGS: settings,
+        checkpoint.PREPROCESS: preprocess.to_json(),
+        checkpoint.TASK: module.task.to_json(),
+        ARCHITECTURE: describe(settings, module.network),
+        checkpoint.HASHES: {
+            "manifest": data.manifest.digest,
+            "split": data.splits.digest,
+            "preprocess": preprocess.digest,
+        },
+    }
+    for name, content in parts.items():
+        checkpoint.write_json(folder / name, content)
+
+
+def _trainer(
+    settings: dict[str, Any], plan: Plan, folder: Path, first: list[pl.Callback], report: Report
+) -> pl.Trainer:
+    averaged = [AverageWeights(plan.ema)] if plan.ema else []
+    resumable = ModelCheckpoint(folder / "checkpoints", filename="last", save_last=False, enable_version_counter=False)
+    bar = [RichProgressBar(leave=False)] if settings["progress_bar"] else []
+    return pl.Trainer(
+        max_epochs=settings["epochs"],
+        accelerator=settings["accelerator"],
+        devices=settings["devices"],
+        precision=settings["precision"] if settings["precision"] != "auto" else best_precision(),
+        accumulate_grad_batches=settings["accumulate"],
+        gradient_clip_val=plan.clip or None,
+        callbacks=[*first, *averaged, ReportEpoch(report), resumable, *bar],
+        default_root_dir=folder,
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=bool(bar),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        deterministic=settings["deterministic"],
+    )
+
+
+def best_precision() -> Any:
+    """Return "bf16-mixed" where the processor or GPU multiplies bf16, else "32-true"."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"

@@ -1,0 +1,143 @@
+"""The one LightningModule: a network, a task, and the plan by which it is fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from medvit.errors import RunError
+from medvit.model.network import Network
+from medvit.optim.schedule import warmup_cosine
+from medvit.types import Bag, Batch
+
+_LOOK_AT_LOSS_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the weights move: AdamW with warm-up and cosine decay, in epochs; `ema` is the decay of averaged weights."""
+
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_epochs: float = 1.0
+    final_lr: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0
+    ema: float = 0.999
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a pass over a loader gives: one row per unit, ordered by `uid`, no unit twice."""
+
+    uid: tuple[str, ...]
+    logits: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+
+
+class FineTuner(pl.LightningModule):
+    """Fit `network` to `task`. Validation scores are computed once per epoch on all gathered predictions in fp64.
+
+    Args:
+        network: image -> logits [B K].
+        task: the loss, the targets and the scores.
+        strategy: which parameters move, in which groups (`medvit.optim`).
+        plan: learning rate and its course.
+        scale: float = integer * scale + shift turns cached integers into the network's input on the device.
+        shift: see `scale`.
+        seed: with the epoch it decides every draw on the device, so that a resumed run equals an unbroken one.
+    """
+
+    def __init__(
+        self, network: Network, task: Any, strategy: Any, plan: Plan, scale: float, shift: float, seed: int
+    ) -> None:
+        super().__init__()
+        self.network, self.task, self.strategy, self.plan = network, task, strategy, plan
+        self.scale, self.shift, self.seed = scale, shift, seed
+        self._gathered: list[tuple[tuple[str, ...], Tensor, Tensor, Tensor]] = []
+        self._losses: list[Tensor] = []
+        self.validation: Predictions | None = None
+
+    def forward(self, image: Tensor, bag: Bag | None = None) -> Tensor:
+        """Return logits [B K] of an image batch as the loader gives it (integers or floats)."""
+        pixels = image if image.is_floating_point() else image.float() * self.scale + self.shift
+        logits: Tensor = self.network(pixels, bag)
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        """Tie the draws of drop path and dropout to (seed, epoch, rank), and let the strategy change phase."""
+        torch.manual_seed(hash((self.seed, self.current_epoch, self.global_rank)) % 2**63)
+        self.strategy.on_epoch(self.network, self.current_epoch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean loss over the labels that are there."""
+        logits = self(batch.image, batch.bag).float()
+        loss: Tensor = self.task.loss(logits, batch.target, batch.weight, epoch=self.current_epoch)
+        self._losses.append(loss.detach())
+        if batch_idx % _LOOK_AT_LOSS_EVERY == 0 and not torch.isfinite(torch.stack(self._losses)).all():
+            raise RunError(
+                f"the loss is not finite in epoch {self.current_epoch}, at or shortly before batch {batch_idx}; "
+                f"this batch held uids {', '.join(u[:8] for u in batch.uid[:4])}...; the best checkpoint is kept. "
+                "Lower optim.plan.lr, or train with trainer.precision=32-true"
+            )
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss and the learning rate."""
+        self.log("train/loss", torch.stack(self._losses).mean(), sync_dist=True)
+        optimizer = self.optimizers()
+        self.log("train/lr", max(group["lr"] for group in optimizer.param_groups))  # type: ignore[union-attr]
+        self._losses.clear()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Keep the predictions of the batch."""
+        logits = self(batch.image, batch.bag).float()
+        self._gathered.append((batch.uid, logits.cpu(), batch.target.cpu(), batch.weight.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score all validation units of all devices at once."""
+        self.validation = gather(self._gathered)
+        self._gathered.clear()
+        found = self.validation
+        logits, target, weight = (torch.from_numpy(part) for part in (found.logits, found.target, found.weight))
+        loss = self.task.loss(logits.float(), target.float(), weight.float(), epoch=self.current_epoch)
+        probabilities = self.task.probabilities_numpy(found.logits)
+        scores = self.task.scores(probabilities, found.target, found.weight)
+        self.log("val/loss", float(loss), rank_zero_only=True)
+        for name, value in scores.items():
+            if np.isfinite(value):
+                self.log(f"val/{name}", float(value), prog_bar=f"val/{name}" == self.task.monitor, rank_zero_only=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return AdamW over the strategy's groups, with the schedule stepped per batch."""
+        groups = self.strategy.groups(self.network, self.plan.lr, self.plan.weight_decay)
+        fused = self.device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, lr=self.plan.lr, betas=tuple(self.plan.betas), fused=fused)
+        steps = int(self.trainer.estimated_stepping_batches)
+        epochs = max(1, self.trainer.max_epochs or 1)
+        warmup = round(steps * min(1.0, self.plan.warmup_epochs / epochs))
+        schedule = warmup_cosine(optimizer, warmup, steps, self.plan.final_lr / self.plan.lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def gather(parts: list[tuple[tuple[str, ...], Tensor, Tensor, Tensor]]) -> Predictions:
+    """Join batches of all devices, drop the copies a distributed sampler pads with, and order by uid.
+
+    So a score depends neither on batch size nor on the number of devices.
+    """
+    everyone: list[Any] = [parts]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        everyone = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(everyone, parts)
+    flat = [part for one in everyone for part in one]
+    uids = [uid for part in flat for uid in part[0]]
+    first = {uid: place for place, uid in reversed(list(enumerate(uids)))}
+    order = [first[uid] for uid in sorted(first)]
+    stacked = [torch.cat([part[field] for part in flat]).double().numpy()[order] for field in (1, 2, 3)]
+    return Predictions(tuple(sorted(first)), *stacked)

@@ -1,0 +1,48 @@
+"""Predictions as a table: one row per unit, fp64, ordered by uid, so that every number can be computed again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from medvit.engine.module import Predictions, gather
+from medvit.types import Batch, Facts
+
+_FACTS = [name for name in Facts.__dataclass_fields__ if name != "spacing_mm"]
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, loader: DataLoader, scale: float, shift: float, device: str = "cpu") -> Predictions:
+    """Return fp32 logits (as fp64) of every unit of a loader, whatever the batch size."""
+    network = network.to(device).eval()
+    parts: list[tuple[tuple[str, ...], Tensor, Tensor, Tensor]] = []
+    batch: Batch
+    for batch in loader:
+        image = batch.image.to(device)
+        pixels = image if image.is_floating_point() else image.float() * scale + shift
+        bag = None if batch.bag is None else type(batch.bag)(*(part.to(device) for part in batch.bag))
+        parts.append((batch.uid, network(pixels, bag).float().cpu(), batch.target, batch.weight))
+    return gather(parts)
+
+
+def table(found: Predictions, task: Any, rows: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Return the predictions table: identifiers, logits, probabilities, targets (NaN where missing) and facts."""
+    rows = rows.set_index("uid").loc[list(found.uid)].reset_index()
+    columns = [c for c in ("uid", "patient", "study", *_FACTS) if c in rows] + [
+        c for c in rows if c.startswith("table.")
+    ]
+    frame = rows[columns].copy()
+    frame.insert(3, "split", split)
+    probabilities = np.asarray(task.probabilities_numpy(found.logits), np.float64)
+    truth = task.truth(found.target, found.weight)
+    values = {
+        f"{what}.{name}": column[:, place]
+        for what, column in (("logit", found.logits), ("prob", probabilities), ("target", truth))
+        for place, name in enumerate(task.names)
+    }
+    return pd.concat([frame, pd.DataFrame(values)], axis=1)

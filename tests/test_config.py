@@ -1,0 +1,100 @@
+"""Settings: everything wrong with them is told at once, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medvit.config import build, conf_dir
+from medvit.config_check import preflight, target_problems
+from medvit.errors import ConfigError
+
+COMMANDS = sorted(path.stem for path in conf_dir().glob("*.yaml") if path.stem != "base")
+PARTS = sorted(path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*/*.yaml"))
+HEAVY = "torch,monai,pytorch_lightning,mlflow,sklearn,pandas,onnxruntime,matplotlib"
+
+
+def problems(command: str, *arguments: str) -> list[str]:
+    return preflight(conf_dir(), command, list(arguments), None)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_a_misspelt_key_and_names_a_setting(command: str) -> None:
+    found = problems(command, "trst=[a]")
+    assert any("'trst' is not a setting; did you mean 'trust'?" in line for line in found)
+
+
+def test_all_problems_come_in_one_message() -> None:
+    found = problems("train", "modle=vit_tiny_16", "task=binry", "trainer.epochs=many", "seed=[")
+    assert len(found) == 4
+    assert any("'modle' is not a setting; did you mean 'model" in line for line in found)
+    assert any("task=binry does not exist; did you mean 'binary'?" in line for line in found)
+    assert any("trainer.epochs='many'" in line and "int" in line for line in found)
+
+
+def test_an_unknown_argument_of_a_part_is_named_without_importing_it() -> None:
+    node = {"_target_": "medvit.preprocess.film.FilmPreprocess", "sise": [64, 64]}
+    assert target_problems({"preprocess": node}) == [
+        "medvit.preprocess.film.FilmPreprocess takes no 'sise'; did you mean 'size'?"
+    ]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.run",
+        "builtins.eval",
+        "medvit.config.os.system",
+        "medvit.config.importlib.import_module",
+        "torch.nn.modules.module.torch.load",
+        "torch.hub.load",
+        "pickle.loads",
+    ],
+)
+def test_a_config_cannot_call_anything_off_the_allow_list(target: str) -> None:
+    with pytest.raises(ConfigError):
+        build({"_target_": target, "inner": {"_target_": target}})
+
+
+def test_a_target_hidden_in_a_list_is_refused_too() -> None:
+    with pytest.raises(ConfigError, match="allow-list"):
+        build({"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.system", "command": "true"}]})
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_of_conf_takes_all_its_settings(part: str) -> None:
+    content = yaml.safe_load((conf_dir() / part).read_text(encoding="utf-8"))
+    assert isinstance(content, dict), f"{part} is empty"
+    assert target_problems(content) == []
+
+
+def test_help_and_mistakes_answer_without_heavy_imports() -> None:
+    code = (
+        "import sys; sys.argv = ['medvit.train', *sys.argv[1:]]\n"
+        "import medvit.train\n"
+        "try: medvit.train.run()\n"
+        "except SystemExit: pass\n"
+        f"print([m for m in '{HEAVY}'.split(',') if m in sys.modules])"
+    )
+    for arguments in (["--help"], ["modle=x"]):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.strip().endswith("[]"), done.stdout[-300:]
+        assert (
+            time.perf_counter() - began < 10
+        )  # the promise is 2 s on an idle machine; this only catches a heavy import
+
+
+def test_the_exit_code_of_a_wrong_setting_is_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medvit.split", "data.foldr=x"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "did you mean 'data.folder'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
