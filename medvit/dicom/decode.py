@@ -110,8 +110,8 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
 
     Integers are masked to BitsStored and checked against it, sign-extended, native byte order; Float and Double Float
     Pixel Data come as they are. Colour comes in the space PhotometricInterpretation names. The array may be a view of
-    the file's bytes. `reduce` = n decodes JPEG 2000 and HTJ2K at 1 / 2**n of each side and is ignored by no other syntax:
-    they refuse. What was unusual is appended to `dataset.notes`.
+    the file's bytes. `reduce` = n decodes JPEG 2000 and HTJ2K at 1 / 2**n of each side and no other syntax:
+    others refuse. What was unusual is appended to `dataset.notes`.
     Raises `DicomRefusal`: `E-TAG`, `E-SIZE`, `E-BITS`, `E-TRUNC`, `E-CODEC`, `E-NOPIXELS`.
     """
     m = matrix_of(dataset)

@@ -1,4 +1,4 @@
-"""Numbers and words out of a data set, each checked: a wrong value that is used is a refusal (`E-TAG`), never a default.
+"""Numbers and words out of a data set, each checked: a wrong value in use is a refusal (`E-TAG`), never a default.
 
 Values are read from the raw bytes where pydicom has not converted them yet, whatever VR the writer declared, because
 the number is what counts: decimal strings longer than 16 characters keep their digits, unused bad values do no harm.

@@ -1,0 +1,88 @@
+"""What a user decides about reading films; plain fields, so that a policy is a YAML node and a part of a bundle."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from medvit.dicom.limits import Limits
+from medvit.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Accept:
+    """Which objects a task takes; an empty tuple accepts all.
+
+    `modalities` ("CR", "DX"), `views` ("PA", "AP", "LL") and `body_parts` ("CHEST") are compared after the synonyms of
+    `facts`; `missing` says whether an object that does not state one of them is taken ("accept" or "refuse").
+    `min_side` is in pixels. `burned_in`: "quarantine" (Q-PHI) or "accept" objects that declare burned-in annotation.
+    `aspect`: non-square pixels are resampled to "square", or "refuse", or "keep". `limits` cap what an object may cost.
+    """
+
+    modalities: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    missing: str = "accept"
+    min_side: int = 32
+    burned_in: str = "quarantine"
+    aspect: str = "square"
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        _one_of("accept.missing", self.missing, ("accept", "refuse"))
+        _one_of("accept.burned_in", self.burned_in, ("quarantine", "accept"))
+        _one_of("accept.aspect", self.aspect, ("square", "refuse", "keep"))
+        for name in ("modalities", "views", "body_parts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "limits", _built(Limits, self.limits))
+
+
+@dataclass(frozen=True)
+class FilmPolicy:
+    r"""How a film is read.
+
+    `voi`: "auto" takes the window `window_index` of the file, else its VOI LUT, else the whole range: a film then looks
+    as its maker meant it to (PS3.3 C.11.2), and files without a window keep their exact values; "window" and "lut"
+    refuse a file that has none; "percentile" stretches `percentiles` (percent) of the pixels; "none" takes the range.
+    The range is the declared one (0 to 2^BitsStored-1 through the rescale); for signed or 32-bit values, whose
+    declared range is mostly empty, the smallest whole number of bits that holds the modality values.
+    `reduce_to`: (rows, columns) that a JPEG 2000 or HTJ2K film may be decoded down to, at half, quarter, ...
+    resolution; pixels then differ a little from a full decode, so it is off (None) by default.
+    `allow_rgb`: "refuse" colour, or take its "luminance" (Rec. 601). `orientation`: PatientOrientation R\F is
+    brought to L\F ("flip"), or "refuse", or "ignore". `force` reads objects without preamble or transfer syntax.
+    """
+
+    voi: str = "auto"
+    window_index: int = 0
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    reduce_to: tuple[int, int] | None = None
+    allow_rgb: str = "refuse"
+    orientation: str = "flip"
+    force: bool = False
+    accept: Accept = field(default_factory=Accept)
+
+    def __post_init__(self) -> None:
+        _one_of("voi", self.voi, ("auto", "window", "lut", "percentile", "none"))
+        _one_of("allow_rgb", self.allow_rgb, ("refuse", "luminance"))
+        _one_of("orientation", self.orientation, ("flip", "refuse", "ignore"))
+        object.__setattr__(self, "percentiles", tuple(self.percentiles))
+        object.__setattr__(self, "reduce_to", tuple(self.reduce_to) if self.reduce_to else None)
+        object.__setattr__(self, "accept", _built(Accept, self.accept))
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ConfigError(f"percentiles {low}, {high}: expected 0 <= low < high <= 100")
+        if self.window_index < 0:
+            raise ConfigError(f"window_index {self.window_index}: expected 0 or more")
+
+
+def _built(kind: type, value: Any) -> Any:
+    """Turn a plain mapping (from YAML or JSON) into the dataclass it describes."""
+    return kind(**value) if isinstance(value, dict) else value
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, 1, 0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{name}={value!r} is not known: expected one of {', '.join(allowed)}{hint}")

@@ -1,0 +1,273 @@
+"""Reading one film: the one fixed order of steps from stored values to display values (RE-02), each recorded.
+
+stored values, mask of bits, modality LUT or slope, padding mask, VOI policy, polarity (once, after VOI), orientation.
+Integers stay integers as long as the arithmetic is affine: window, slope and polarity become one scale and offset.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from medvit.dicom import tags
+from medvit.dicom.accept import check_accepted
+from medvit.dicom.colour import luminance
+from medvit.dicom.decode import stored_frames
+from medvit.dicom.facts import aspect_ratio, read_facts
+from medvit.dicom.header import read_dataset
+from medvit.dicom.intensity import Modality, Voi, modality_of, percentile_bounds, voi_of
+from medvit.dicom.limits import check_matrix
+from medvit.dicom.matrix import Matrix, matrix_of
+from medvit.dicom.policy import FilmPolicy
+from medvit.errors import DicomRefusal
+from medvit.types import Facts, Film
+
+Array = NDArray[Any]
+logger = logging.getLogger(__name__)
+_FILM_MODALITIES = frozenset({"CR", "DX", "RG", "MG", "PX", "IO", "RF", "XA"})
+_NEGATIVE_SHARE = 1e-3
+
+
+def read_film(source: Path | bytes, policy: FilmPolicy | None = None) -> Film:
+    """Read one 2-D image: `film.samples * film.scale + film.offset` is its display value, 0 black to 1 white.
+
+    `source` is a path or the bytes of one object. `samples` [R C] are integers where the file has integers.
+    Raises `DicomRefusal` with the codes of `header.read_dataset` and `decode.stored_frames`, and `E-FRAMES`,
+    `E-COLOUR`, `E-ACCEPT`, `E-SIZE`, `E-CONST`, `E-SIGN`, `E-LUT`, `E-ORIENT`, `E-TAG`, `Q-PHI`.
+    """
+    policy = policy or FilmPolicy()
+    dataset = read_dataset(source, pixels=True, force=policy.force, limits=policy.accept.limits)
+    return film_of(dataset, policy)
+
+
+def film_of(dataset: pydicom.Dataset, policy: FilmPolicy) -> Film:
+    """Do as `read_film`, from a data set that `read_dataset` gave with its pixels; may reuse its memory."""
+    m, facts = matrix_of(dataset), read_facts(dataset)
+    limits = policy.accept.limits
+    check_matrix(m.rows, m.columns, m.samples, m.frames, max(1, m.allocated // 8), limits)
+    if m.frames != 1:
+        raise DicomRefusal(
+            "E-FRAMES", f"{m.frames} frames, a film has 1", allowed="1", tag="(0028,0008)", fix="read as series"
+        )
+    check_accepted(facts, policy.accept)
+    stored, decoder = stored_frames(dataset, limits=limits, reduce=_reduction(m, facts, policy))
+    steps = [f"stored {m.rows}x{m.columns} bits={m.stored} signed={int(m.signed)} decoder={decoder}"]
+    grey, m = luminance(dataset, stored[0], m, policy, steps)
+    modality = modality_of(dataset, signed=grey.dtype.kind == "i")
+    film = _displayed(dataset, grey, modality, m, policy, steps)
+    samples = _oriented(dataset, film.samples, policy, steps)
+    samples = _square(dataset, samples, facts, policy, steps)
+    return replace(film, samples=samples, facts=facts, steps=tuple(steps), warnings=_warnings(dataset, facts))
+
+
+def modality_values(dataset: pydicom.Dataset, stored: Array) -> NDArray[np.float32]:
+    """Return the modality values of stored values of any shape, float32, by the data set's own LUT or slope."""
+    return modality_of(dataset, signed=stored.dtype.kind == "i")(stored)
+
+
+def _displayed(
+    dataset: pydicom.Dataset, samples: Array, modality: Modality, m: Matrix, policy: FilmPolicy, steps: list[str]
+) -> Film:
+    """Modality, padding, VOI and polarity of one grey image [R C]; facts are still empty."""
+    steps.append(modality.step)
+    slope, intercept = modality.slope, modality.intercept
+    keep = _kept(dataset, samples, steps)
+    if modality.table is not None:
+        samples, slope, intercept = modality.table(samples), 1.0, 0.0
+    elif samples.dtype.kind == "f" or samples.dtype.itemsize > 2:
+        samples, slope, intercept = modality(samples), 1.0, 0.0
+    low, high = _extremes(samples, keep)
+    ends = (low * slope + intercept, high * slope + intercept)
+    span = (min(ends), max(ends))
+    _check_sign(dataset, samples, keep, slope, intercept, span)
+    voi = voi_of(dataset, policy, span, _whole_range(modality, m, samples, span))
+    if policy.voi == "percentile":
+        voi = _stretch(samples, keep, slope, intercept, policy)
+    steps.append(voi.step)
+    if voi.curve is not None:
+        samples = _curved(samples, (low, high), slope, intercept, voi.curve)
+        slope, intercept, voi, low, high = 1.0, 0.0, Voi(0.0, 65535.0, voi.step), 0.0, 65535.0
+    scale = slope / (voi.high - voi.low)
+    offset = (intercept - voi.low) / (voi.high - voi.low)
+    inverted = _inverted(dataset, m)
+    steps.append(f"polarity={'inverted' if inverted else 'as stored'}")
+    if inverted:
+        scale, offset = -scale, 1.0 - offset
+    samples = _clipped(samples, (low, high), scale, offset, keep)
+    return Film(samples, scale, offset, Facts())
+
+
+def _kept(dataset: pydicom.Dataset, samples: Array, steps: list[str]) -> Array | None:
+    """Return where a pixel is no padding (PS3.3 C.7.5.1.1.2), None if none is; the share is recorded."""
+    signed = samples.dtype.kind == "i"
+    value = tags.padding(dataset, signed=signed)
+    if value is None or samples.dtype.kind == "f":
+        return None
+    limit = tags.short(dataset, "PixelPaddingRangeLimit", value, signed=signed)
+    low, high = min(value, limit), max(value, limit)
+    padded = samples == value if low == high else (samples >= low) & (samples <= high)
+    share = float(np.count_nonzero(padded)) / padded.size
+    steps.append(f"padding {low}..{high} share={share:.4f}")
+    return ~padded if share else None
+
+
+def _extremes(samples: Array, keep: Array | None) -> tuple[float, float]:
+    """Return the smallest and largest sample that is no padding; `E-CONST` when they are equal."""
+    inside = samples if keep is None else samples[keep]
+    low, high = (inside.min(), inside.max()) if inside.size else (0, 0)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise DicomRefusal(
+            "E-CONST", "pixels that are not finite numbers", tag="(7FE0,0008)", fix="export the object again"
+        )
+    if low == high:
+        raise DicomRefusal("E-CONST", f"every pixel is {low:g}", allowed="an image", fix="leave the object out")
+    return float(low), float(high)
+
+
+def _check_sign(
+    dataset: pydicom.Dataset,
+    samples: Array,
+    keep: Array | None,
+    slope: float,
+    intercept: float,
+    span: tuple[float, ...],
+) -> None:
+    """Refuse (`E-SIGN`) a radiograph with negative modality values: unsigned data flagged signed wraps around."""
+    modality = tags.word(dataset, "Modality")
+    if span[0] >= -0.5 or samples.dtype.kind != "i" or modality not in _FILM_MODALITIES:
+        return
+    zero = -intercept / slope
+    negative = samples < zero if slope > 0 else samples > zero
+    share = np.count_nonzero(negative if keep is None else negative & keep) / samples.size
+    if share > _NEGATIVE_SHARE:
+        found = f"{100 * share:.2f} % of pixels negative in a {modality} image"
+        raise DicomRefusal("E-SIGN", found, allowed="<= 0.1 %", tag="(0028,0103)", fix="correct PixelRepresentation")
+
+
+def _whole_range(modality: Modality, m: Matrix, samples: Array, span: tuple[float, ...]) -> Voi:
+    """Return the range that is black to white without any VOI."""
+    if modality.table is not None:
+        low, high = 0.0, float((1 << modality.table.bits) - 1)
+        return Voi(low, high, f"voi none: range of the modality lut {low:g}..{high:g}")
+    if m.is_float:
+        return Voi(span[0], span[1], f"voi none: range of the values {span[0]:g}..{span[1]:g}")
+    if samples.dtype.kind == "u":
+        ends = (modality.intercept, ((1 << m.stored) - 1) * modality.slope + modality.intercept)
+        low, high = min(ends), max(ends)
+        return Voi(low, high, f"voi none: declared range {low:g}..{high:g}")
+    bits = max(1, int(np.ceil(np.log2(max(abs(span[0]), abs(span[1])) + 1 - 1e-6))))
+    low, high = (0.0 if span[0] >= -0.5 else -float(1 << bits)), float((1 << bits) - 1)
+    return Voi(low, high, f"voi none: {bits} bits hold the values, range {low:g}..{high:g}")
+
+
+def _stretch(samples: Array, keep: Array | None, slope: float, intercept: float, policy: FilmPolicy) -> Voi:
+    percentiles = policy.percentiles if slope > 0 else (100 - policy.percentiles[1], 100 - policy.percentiles[0])
+    ends = [end * slope + intercept for end in percentile_bounds(samples, percentiles, keep)]
+    low, high = min(ends), max(ends)
+    if low == high:
+        raise DicomRefusal("E-CONST", f"the chosen percentiles are both {low:g}", fix="widen percentiles")
+    shown = "-".join(f"{p:g}" for p in policy.percentiles)
+    return Voi(low, high, f"voi percentile {shown} range {low:g}..{high:g}")
+
+
+def _curved(
+    samples: Array, ends: tuple[float, float], slope: float, intercept: float, curve: Callable[[Array], Array]
+) -> NDArray[np.uint16]:
+    """Apply a curve: through a table over the integer samples, in 65536 levels."""
+    if samples.dtype.kind == "f":
+        values = curve(samples * slope + intercept)
+        return np.rint(np.clip(values, 0, 1) * 65535).astype(np.uint16)
+    low, high = int(ends[0]), int(ends[1])
+    table = curve(np.arange(low, high + 1, dtype=np.float64) * slope + intercept)
+    levels = np.rint(np.clip(table, 0, 1) * 65535).astype(np.uint16)
+    return levels[np.clip(samples.astype(np.int64) - low, 0, high - low)]
+
+
+def _inverted(dataset: pydicom.Dataset, m: Matrix) -> bool:
+    """Return whether low values are white: MONOCHROME1, or PresentationLUTShape INVERSE; both together mean it once."""
+    return m.photometric == "MONOCHROME1" or tags.word(dataset, "PresentationLUTShape") == "INVERSE"
+
+
+def _clipped(samples: Array, ends: tuple[float, float], scale: float, offset: float, keep: Array | None) -> Array:
+    """Clip to the samples that display in [0, 1] and make padding black, in place where the memory is ours."""
+    black, white = -offset / scale, (1.0 - offset) / scale
+    low, high = min(black, white), max(black, white)
+    if samples.dtype.kind != "f":
+        info = np.iinfo(samples.dtype)
+        low, high = max(np.floor(low + 1e-9), info.min), min(np.ceil(high - 1e-9), info.max)
+    below, above = samples.dtype.type(low), samples.dtype.type(high)
+    out = samples if samples.flags.writeable else None
+    if ends[0] < low or ends[1] > high:
+        samples = out = np.clip(samples, below, above, out=out)
+    if keep is not None:
+        samples = samples.copy() if out is None else samples
+        samples[~keep] = below if scale > 0 else above
+    return samples
+
+
+def _oriented(dataset: pydicom.Dataset, samples: Array, policy: FilmPolicy, steps: list[str]) -> Array:
+    r"""Bring a frontal film to L\F (columns to the patient's left, rows to the feet; PS3.3 C.7.6.1.1.1)."""
+    words = tags.words(dataset, "PatientOrientation")
+    if len(words) != 2 or policy.orientation == "ignore" or not all(words):
+        steps.append(f"orientation {'ignored' if policy.orientation == 'ignore' else 'not stated'}")
+        return samples
+    row, column = words[0][:1], words[1][:1]
+    if row in "FH" or column not in "FH":
+        frontal = tags.word(dataset, "Modality") in _FILM_MODALITIES and row in "FH" and column in "LRAP"
+        if frontal:
+            raise DicomRefusal(
+                "E-ORIENT", "a film turned by 90 degrees", allowed="L\\F", tag="(0020,0020)", fix="turn the film"
+            )
+        steps.append(f"orientation {row}\\{column} kept")
+        return samples
+    mirrored, upside_down = row == "R", column == "H"
+    if (mirrored or upside_down) and policy.orientation == "refuse":
+        raise DicomRefusal("E-ORIENT", f"PatientOrientation {row}\\{column}", allowed="L\\F", tag="(0020,0020)")
+    steps.append(
+        f"orientation {row}\\{column}{' mirrored' if mirrored else ''}{' turned upside down' if upside_down else ''}"
+    )
+    if mirrored or upside_down:
+        samples = np.ascontiguousarray(samples[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
+    return samples
+
+
+def _square(dataset: pydicom.Dataset, samples: Array, facts: Facts, policy: FilmPolicy, steps: list[str]) -> Array:
+    """Resample non-square pixels to the finer of the two spacings, linearly; the facts keep the header's spacing."""
+    ratio = aspect_ratio(dataset, facts.spacing_mm)
+    if abs(ratio - 1.0) < 1e-3 or policy.accept.aspect == "keep":
+        return samples
+    if policy.accept.aspect == "refuse" or not 0.05 <= ratio <= 20:
+        raise DicomRefusal(
+            "E-SPACING", f"row/column spacing {ratio:.4g}", allowed="1", tag="(0028,0030)", fix="accept.aspect"
+        )
+    rows, columns = samples.shape
+    size = (columns, round(rows * ratio)) if ratio > 1 else (round(columns / ratio), rows)
+    steps.append(f"aspect {ratio:.4g} resampled to {size[1]}x{size[0]}")
+    return np.asarray(cv2.resize(samples, size, interpolation=cv2.INTER_LINEAR))
+
+
+def _reduction(m: Matrix, facts: Facts, policy: FilmPolicy) -> int:
+    """Return how often the side may be halved so that the film still covers `reduce_to`; 0 for other syntaxes."""
+    wavelet = facts.transfer_syntax.removeprefix("1.2.840.10008.1.2.4.") in {"90", "91", "201", "202", "203"}
+    if policy.reduce_to is None or not wavelet:
+        return 0
+    room = min(m.rows / policy.reduce_to[0], m.columns / policy.reduce_to[1])
+    return max(0, min(5, int(np.floor(np.log2(room))))) if room >= 1 else 0
+
+
+def _warnings(dataset: pydicom.Dataset, facts: Facts) -> tuple[str, ...]:
+    found = list(dict.fromkeys(dataset.notes))
+    if facts.lossy:
+        ratio = tags.word(dataset, "LossyImageCompressionRatio")
+        found.append(f"W-LOSSY ratio={ratio if ratio.replace('.', '').isdigit() else 'not stated'}")
+    if facts.spacing_kind == "ImagerPixelSpacing":
+        found.append("W-SPACING spacing=detector plane, not calibrated")
+    return tuple(found)
