@@ -1,0 +1,1 @@
+"""How the weights move: strategies, parameter groups, schedule, averaging, and probes on cached features."""

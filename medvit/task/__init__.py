@@ -1,0 +1,31 @@
+"""Questions asked of an image: how labels become targets, logits become a loss, and a split becomes scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medvit.task.base import Task
+
+
+def from_json(value: dict[str, Any]) -> Task:
+    """Return the task that `Task.to_json` wrote.
+
+    Raises:
+        ConfigError: an unknown kind, or settings the task refuses.
+    """
+    from medvit.errors import ConfigError
+    from medvit.task.binary import Binary
+    from medvit.task.loss import near
+    from medvit.task.multiclass import Multiclass
+    from medvit.task.multilabel import Multilabel
+    from medvit.task.ordinal import Ordinal
+    from medvit.task.regression import Regression
+
+    kinds: dict[str, type[Any]] = {each.kind: each for each in (Binary, Multiclass, Multilabel, Ordinal, Regression)}
+    kind = str(value.get("kind"))
+    if kind not in kinds:
+        raise ConfigError(f"task kind {kind!r} is unknown; expected one of {', '.join(kinds)}{near(kind, kinds)}")
+    task: Task = kinds[kind](**value["settings"])
+    task.fitted = dict(value["fitted"])
+    return task

@@ -1,0 +1,127 @@
+"""From tokens to one vector per image: the class token, the mean of the patches, or learned attention.
+
+A pool is written in a config without sizes; `Network` calls `attach` once with the backbone's width and the number of
+outputs. Pools keep no state between calls: attention maps are returned by the call that asks for them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medvit.errors import ConfigError
+from medvit.types import Tokens
+
+
+@runtime_checkable
+class Pool(Protocol):
+    """What `Network` needs of a pool; `normed` says that the output needs no further LayerNorm."""
+
+    normed: bool
+
+    def attach(self, width: int, outputs: int) -> None:
+        """Make the parameters for `width` channels and `outputs` outputs."""
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        """Return [B W], or [B K W] where each output has a vector of its own."""
+
+
+class ClsPool(nn.Module):
+    """The class token: the first prefix token, already behind the backbone's last norm."""
+
+    normed = True
+
+    def attach(self, width: int, outputs: int) -> None:
+        """Nothing to make: the class token has no parameters here."""
+
+    def forward(self, tokens: Tokens) -> Float[Tensor, "B W"]:
+        """Return the first prefix token.
+
+        Raises:
+            ConfigError: the backbone has no prefix token.
+        """
+        if tokens.prefix.shape[1] == 0:
+            raise ConfigError(
+                "pool=cls needs a class token, which this backbone lacks; use pool=mean or pool=attention"
+            )
+        return tokens.prefix[:, 0]
+
+
+class MeanPool(nn.Module):
+    """The mean of the patch tokens."""
+
+    normed = False
+
+    def attach(self, width: int, outputs: int) -> None:
+        """Nothing to make: a mean has no parameters."""
+
+    def forward(self, tokens: Tokens) -> Float[Tensor, "B W"]:
+        """Return the mean over the patches."""
+        return tokens.patches.mean(dim=1)
+
+    def attention(self, tokens: Tokens) -> Float[Tensor, "B 1 N"]:
+        """Return the equal share of every patch."""
+        batch, patches = tokens.patches.shape[:2]
+        return tokens.patches.new_full((batch, 1, patches), 1 / patches)
+
+
+class AttentionPool(nn.Module):
+    """Multi-query attention over patch tokens and class token ("efficient probing", Psomas et al. 2025).
+
+    Keys are the tokens themselves. With `queries=M` each query gathers one M-th of the channels of the values, giving
+    [B W]; with `queries="classes"` every output has its own query over all channels, giving [B K W] and one attention
+    map per output for free. The values start as the tokens, so that training starts near mean pooling.
+    """
+
+    normed = False
+
+    def __init__(self, queries: int | str = 8, cls: bool = True) -> None:
+        super().__init__()
+        if queries != "classes" and (not isinstance(queries, int) or queries < 1):
+            raise ConfigError(f"pool queries={queries!r}: expected a number of at least 1, or 'classes'")
+        self.setting, self.cls = queries, cls
+        self.per_class = queries == "classes"
+
+    def attach(self, width: int, outputs: int) -> None:
+        """Make queries and values.
+
+        Raises:
+            ConfigError: the width is no multiple of the number of queries.
+        """
+        count = outputs if self.per_class else int(self.setting)
+        if not self.per_class and width % count:
+            near = [n for n in range(1, width + 1) if width % n == 0]
+            best = min(near, key=lambda n: abs(n - count))
+            raise ConfigError(f"pool queries={count} do not divide the width {width}; the nearest that does is {best}")
+        self.queries = nn.Parameter(torch.empty(count, width))
+        self.values = nn.Linear(width, width)
+        nn.init.trunc_normal_(self.queries, std=0.02)
+        nn.init.eye_(self.values.weight)
+        nn.init.zeros_(self.values.bias)
+
+    def forward(self, tokens: Tokens) -> Float[Tensor, "B *K W"]:
+        """Return [B W], or [B K W] with a query per output."""
+        keys = self._keys(tokens)
+        share = self._share(keys)
+        values: Tensor = self.values(keys)
+        if self.per_class:
+            return share @ values
+        parts = values.reshape(*values.shape[:2], len(self.queries), -1)
+        return torch.einsum("bqn,bnqd->bqd", share, parts).flatten(1)
+
+    def attention(self, tokens: Tokens) -> Float[Tensor, "B Q N"]:
+        """Return the share in [0, 1] each query takes of each patch; the rest to 1 came from the class token."""
+        patches = tokens.patches.shape[1]
+        return self._share(self._keys(tokens))[..., -patches:]
+
+    def _keys(self, tokens: Tokens) -> Tensor:
+        if not self.cls or tokens.prefix.shape[1] == 0:
+            return tokens.patches
+        return torch.cat([tokens.prefix[:, :1], tokens.patches], dim=1)
+
+    def _share(self, keys: Tensor) -> Tensor:
+        scores = torch.einsum("qw,bnw->bqn", self.queries.to(keys.dtype) * keys.shape[-1] ** -0.5, keys)
+        return scores.float().softmax(-1).to(keys.dtype)

@@ -1,0 +1,109 @@
+"""One of several classes that exclude each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medvit.errors import ConfigError, DataError
+from medvit.task.base import Array, Task, binary_scores
+from medvit.task.label import codes, plain
+from medvit.task.loss import cross_entropy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Multiclass(Task):
+    """`label` in the manifest holds one of `classes` (their order is the order of the outputs) or nothing (missing).
+
+    `smoothing` in [0, 1) is spread over the classes; with `balanced` a class weighs the inverse of its training count.
+    """
+
+    kind: ClassVar[str] = "multiclass"
+
+    def __init__(
+        self, label: str, classes: Sequence[str | int], smoothing: float = 0.1, balanced: bool = False
+    ) -> None:
+        spelt = [plain(each) for each in classes]
+        if len(set(spelt)) != len(spelt) or len(spelt) < 2:
+            raise ConfigError(f"task.classes={list(classes)}: expected at least two classes, each once")
+        if not 0 <= smoothing < 1:
+            raise ConfigError(f"task.smoothing={smoothing}: expected 0 <= smoothing < 1")
+        settings = {"label": label, "classes": list(classes), "smoothing": smoothing, "balanced": balanced}
+        super().__init__(tuple(str(each) for each in classes), settings)
+        self.label, self.spelt, self.smoothing, self.balanced = label, spelt, smoothing, balanced
+
+    def encode(self, frame: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return one-hot targets [n K]; a missing label gives a row of zeros with weight 0."""
+        index = self._index(frame)
+        known = np.isfinite(index)
+        target = np.zeros((len(index), self.outputs), np.float32)
+        target[np.flatnonzero(known), index[known].astype(int)] = 1
+        return target, np.repeat(known.astype(np.float32)[:, None], self.outputs, axis=1)
+
+    def count(self, frame: pd.DataFrame) -> dict[str, dict[str, int]]:
+        """Return the rows of each class, and the missing ones."""
+        index = self._index(frame)
+        numbers = {name: int((index == k).sum()) for k, name in enumerate(self.names)}
+        return {self.label: {**numbers, "missing": int(np.isnan(index).sum())}}
+
+    def fit(self, frame: pd.DataFrame) -> None:
+        """Count the classes of the training rows.
+
+        Raises:
+            DataError: a class without a training row.
+        """
+        index = self._index(frame)
+        counts = [int((index == k).sum()) for k in range(self.outputs)]
+        if empty := [name for name, count in zip(self.names, counts, strict=True) if count == 0]:
+            held = [name for name in self.names if name not in empty]
+            raise DataError(
+                f"label {self.label}: no training row of {', '.join(empty)} (found: {', '.join(held) or 'none'}). "
+                "Take the class out of task.classes, or check the split."
+            )
+        self.fitted = {"count": counts}
+
+    def loss(
+        self,
+        logits: Float[Tensor, "B K"],
+        target: Float[Tensor, "B K"],
+        weight: Float[Tensor, "B K"],
+        epoch: int = 0,  # noqa: ARG002 (the same in every epoch)
+    ) -> Float[Tensor, ""]:
+        """Return softmax cross-entropy with smoothing, averaged over the rows that count."""
+        balance = None
+        if self.balanced:
+            if not self.fitted:
+                raise ConfigError("task.balanced=true weighs classes by the training labels: call task.fit first")
+            counts = torch.tensor(self.fitted["count"], dtype=torch.float32, device=logits.device)
+            balance = counts.sum() / (len(counts) * counts)
+        return cross_entropy(logits, target, weight, self.smoothing, balance)
+
+    def probabilities_numpy(self, logits: NDArray[Any]) -> Array:
+        """Return class probabilities, rows summing to 1, fp64 [n K]."""
+        shifted = np.asarray(logits, np.float64)
+        e = np.exp(shifted - shifted.max(axis=1, keepdims=True))
+        out: Array = e / e.sum(axis=1, keepdims=True)
+        return out
+
+    def scores(self, probabilities: NDArray[Any], target: NDArray[Any], weight: NDArray[Any]) -> dict[str, float]:
+        """Return accuracy, balanced accuracy and one-against-rest AUROC and AUPRC, mean and per class."""
+        truth = self.truth(target, weight)
+        known = np.isfinite(truth).all(axis=1)
+        out = binary_scores(self.names, np.asarray(probabilities)[known], truth[known])
+        if known.any():
+            said, is_ = np.asarray(probabilities)[known].argmax(axis=1), truth[known].argmax(axis=1)
+            out["accuracy"] = float((said == is_).mean())
+            out["balanced_accuracy"] = float(np.mean([(said[is_ == k] == k).mean() for k in np.unique(is_)]))
+        return out
+
+    def _index(self, frame: pd.DataFrame) -> Array:
+        place = {word: float(k) for k, word in enumerate(self.spelt)}
+        return codes(frame, [self.label], place.get, ", ".join(self.names))[:, 0]
