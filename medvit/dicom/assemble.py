@@ -1,0 +1,109 @@
+"""From a plan and its data sets to one volume: decode, cut tiles, rescale each slice, place, resample if asked to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from medvit.dicom.decode import stored_frames
+from medvit.dicom.facts import read_facts
+from medvit.dicom.resample import straighten
+from medvit.dicom.series_policy import SeriesPolicy
+from medvit.dicom.slices import Rescale, Slice
+from medvit.errors import DicomRefusal
+from medvit.types import Facts, Volume
+
+if TYPE_CHECKING:
+    from medvit.dicom.series import Plan
+
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+def fill(plan: Plan, datasets: dict[int, pydicom.Dataset], policy: SeriesPolicy) -> Volume:
+    """Return the volume of a plan; `datasets` by source index, read with their pixels.
+
+    Refuses what decoding refuses (`E-TRUNC`, `E-BITS`, `E-CODEC`, ...), naming the file.
+    """
+    first = plan.slices[0]
+    values = np.empty((len(plan.slices), *first.shape), np.float32)
+    decoders: Counter[str] = Counter()
+    open_source, stored = -1, np.empty(0)
+    for index, one in enumerate(plan.slices):
+        if one.source != open_source:
+            stored, decoder = _decode(datasets, one)
+            open_source = one.source
+            decoders[decoder] += 1
+        top, left = one.corner
+        plane = stored[one.frame, top : top + one.shape[0], left : left + one.shape[1]]
+        _rescaled(plane, one.rescale, policy, values[index])
+    affine = plan.stack.affine(first.orientation, first.spacing)
+    steps = [*plan.steps, *(f"decode {name}" for name in sorted(decoders)), _rescale_step(plan.slices, policy)]
+    warnings = list(plan.warnings)
+    if any(one.rescale.philips for one in plan.slices):
+        kind = "DV, as displayed" if policy.philips == "displayed" else "FP, floating point"
+        warnings.append(f"W-PHILIPS private scaling (2005,100E) present; values are {kind}")
+    if not (plan.stack.even and plan.stack.straight):
+        values, affine = straighten(values, plan.stack, affine)
+        steps.append(f"resample linearly to {len(values)} even slices along the normal")
+        warnings.append("W-RESAMPLED the slices were not evenly spaced along the normal")
+    warnings += sorted({note for source in set(plan.files) for note in datasets[source].notes})
+    facts = _facts(datasets[first.source], first, len(values))
+    return Volume(values, affine, facts, plan.key, plan.files, tuple(steps), tuple(warnings))
+
+
+def _decode(datasets: dict[int, pydicom.Dataset], one: Slice) -> tuple[NDArray[Any], str]:
+    """Return the stored values [F R C] of the object a slice is in, colour as luminance."""
+    dataset = datasets[one.source]
+    if "ModalityLUTSequence" in dataset:
+        raise DicomRefusal("E-LUT", "a modality LUT in a volume", allowed="slope and intercept", tag="(0028,3000)")
+    try:
+        stored, decoder = stored_frames(dataset)
+    except DicomRefusal as refusal:
+        found = f"file {one.source + 1}: {refusal.found}"
+        raise DicomRefusal(refusal.code, found, allowed=refusal.allowed, tag=refusal.tag, fix=refusal.fix) from None
+    if stored.ndim == 4:
+        stored = stored @ _LUMINANCE if one.identity.photometric == "RGB" else stored[..., 0]
+    return stored, decoder
+
+
+def _rescaled(plane: NDArray[Any], rescale: Rescale, policy: SeriesPolicy, out: NDArray[np.float32]) -> None:
+    """Write stored * slope + intercept into `out`, without a temporary array (PS3.3 C.11.1.1.2)."""
+    slope, intercept = _numbers(rescale, policy)
+    if slope == 1:
+        out[...] = plane
+    else:
+        np.multiply(plane, slope, out=out, casting="unsafe")
+    if intercept:
+        out += np.float32(intercept)
+
+
+def _numbers(rescale: Rescale, policy: SeriesPolicy) -> tuple[float, float]:
+    """Return slope and intercept: DV as in the header, or Philips' FP = DV / (slope x scale slope)."""
+    if policy.philips == "displayed" or rescale.philips is None:
+        return rescale.slope, rescale.intercept
+    divisor = rescale.slope * rescale.philips[0]
+    return rescale.slope / divisor, rescale.intercept / divisor
+
+
+def _rescale_step(slices: tuple[Slice, ...], policy: SeriesPolicy) -> str:
+    pairs = {_numbers(one.rescale, policy) for one in slices}
+    if len(pairs) > 1:
+        return f"rescale per slice, {len(pairs)} pairs of slope and intercept"
+    slope, intercept = next(iter(pairs))
+    return f"rescale x {slope:.9g} + {intercept:.9g}"
+
+
+def _facts(dataset: pydicom.Dataset, first: Slice, count: int) -> Facts:
+    return replace(
+        read_facts(dataset),
+        rows=first.shape[0],
+        columns=first.shape[1],
+        frames=count,
+        spacing_mm=first.spacing,
+        spacing_kind="PixelSpacing",
+    )

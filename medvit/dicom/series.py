@@ -1,0 +1,232 @@
+"""From the objects of one or more series to volumes with an exact affine, or a refusal by name (RE-03)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pydicom
+
+from medvit.dicom import tags
+from medvit.dicom.assemble import fill
+from medvit.dicom.frames import enhanced, is_enhanced
+from medvit.dicom.geometry import ORIENTATION, Stack, normal_of, refuse_tilted, refuse_uneven, stack
+from medvit.dicom.grouping import Group, split_series
+from medvit.dicom.header import read_dataset
+from medvit.dicom.mosaic import is_mosaic, tiles
+from medvit.dicom.series_policy import SeriesPolicy
+from medvit.dicom.slices import Slice, classic
+from medvit.errors import DicomRefusal
+from medvit.types import Volume
+
+__all__ = ["Plan", "SeriesPolicy", "plan_series", "read_series"]
+
+Source = Path | bytes
+_DEFAULT = SeriesPolicy()
+_JUNK_NAMES = ("._", "thumbs.db", ".ds_store", "desktop.ini")
+_JUNK_STARTS = (b"\xd0\xcf\x11\xe0", b"\x00\x05\x16\x07")  # Thumbs.db (OLE2), AppleDouble
+_COLOURS = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "PALETTE COLOR"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One volume as the headers describe it: slices in order along the normal and the stack they make.
+
+    `files` are indices of sources in slice order (repeated where one file holds several slices); `series` is the number
+    of its series among the sources, in order of appearance.
+    """
+
+    slices: tuple[Slice, ...]
+    stack: Stack
+    key: str
+    series: int
+    warnings: tuple[str, ...]
+    steps: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Indices of the sources in slice order."""
+        return tuple(one.source for one in self.slices)
+
+
+@dataclass
+class _Objects:
+    """What was opened: data sets by source index, and what was left out, counted by reason."""
+
+    datasets: dict[int, pydicom.Dataset] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def step(self) -> tuple[str, ...]:
+        """Say what was skipped, for the record."""
+        return (f"skip {', '.join(f'{n} {why}' for why, n in sorted(self.skipped.items()))}",) if self.skipped else ()
+
+
+def read_series(sources: Sequence[Source], policy: SeriesPolicy = _DEFAULT) -> list[Volume]:
+    """Read files of one or more series into volumes (slice, row, column), float32 after rescale, affines in LPS mm.
+
+    Volumes come by series in order of appearance, then orientation, image type, echo, b-value, time. Anything that
+    cannot be read exactly is refused: `DicomRefusal` with a code of the table of bad inputs.
+    """
+    objects = _open(sources, policy, pixels=True)
+    return [fill(plan, objects.datasets, policy) for plan in _plan(objects, policy)]
+
+
+def plan_series(sources: Sequence[Source], policy: SeriesPolicy = _DEFAULT) -> list[Plan]:
+    """Say from the headers alone which volumes `read_series` would give, with the same refusals but those of pixels."""
+    return _plan(_open(sources, policy, pixels=False), policy)
+
+
+def _open(sources: Sequence[Source], policy: SeriesPolicy, *, pixels: bool) -> _Objects:
+    objects = _Objects()
+    seen: dict[str, int] = {}
+    for index, source in enumerate(sources):
+        if _is_junk(source):
+            objects.skipped["junk"] += 1
+            continue
+        try:
+            dataset = read_dataset(source, pixels=pixels)
+        except DicomRefusal as refusal:
+            if refusal.code == "I-SKIP":
+                objects.skipped["not an image"] += 1
+                continue
+            raise _at(refusal, index, len(sources)) from None
+        instance = tags.word(dataset, "SOPInstanceUID")
+        if instance and instance in seen:
+            _require_equal(sources, seen[instance], index)
+            objects.skipped["copy"] += 1
+            continue
+        seen[instance] = index
+        objects.datasets[index] = dataset
+    if not objects.datasets:
+        raise DicomRefusal("E-EMPTY", f"no image among {len(sources)} files", allowed="a DICOM series")
+    _check_total(objects, policy)
+    if objects.skipped:
+        log.info("series: %s", objects.step()[0])
+    return objects
+
+
+def _is_junk(source: Source) -> bool:
+    if isinstance(source, Path):
+        return source.name.lower().startswith(_JUNK_NAMES)
+    return source[:4] in _JUNK_STARTS
+
+
+def _at(refusal: DicomRefusal, index: int, total: int) -> DicomRefusal:
+    """Say which file a refusal is about, by its place in the list: a name could hold an identifier."""
+    found = f"file {index + 1} of {total}: {refusal.found}"
+    return DicomRefusal(refusal.code, found, allowed=refusal.allowed, tag=refusal.tag, fix=refusal.fix)
+
+
+def _require_equal(sources: Sequence[Source], first: int, second: int) -> None:
+    digests = [
+        hashlib.sha256(one if isinstance(one, bytes) else one.read_bytes()).digest()
+        for one in (sources[first], sources[second])
+    ]
+    if digests[0] != digests[1]:
+        found = f"files {first + 1} and {second + 1} of {len(sources)} are one SOP instance with different content"
+        raise DicomRefusal("E-DUPSOP", found, allowed="equal copies", tag="(0008,0018)", fix="keep the right one")
+
+
+def _check_total(objects: _Objects, policy: SeriesPolicy) -> None:
+    voxels = sum(
+        tags.short(one, "Rows", 0) * tags.short(one, "Columns", 0) * max(tags.integer(one, "NumberOfFrames", 1), 1)
+        for one in objects.datasets.values()
+    )
+    if voxels > policy.max_voxels:
+        raise DicomRefusal("E-SIZE", f"{voxels} voxels in all", allowed=f"<= {policy.max_voxels}", fix="set max_voxels")
+
+
+def _plan(objects: _Objects, policy: SeriesPolicy) -> list[Plan]:
+    by_series: dict[str, list[Slice]] = defaultdict(list)
+    for index, dataset in objects.datasets.items():
+        try:
+            records = _records(dataset, index, policy)
+        except DicomRefusal as refusal:
+            raise _at(refusal, index, max(objects.datasets) + 1) from None
+        scouts = [one for one in records if "LOCALIZER" in one.kind[0]]
+        objects.skipped["localizer"] += len(scouts)
+        for one in records:
+            if one not in scouts:
+                by_series[one.identity.series].append(one)
+    objects.skipped += Counter()  # drops the zeros
+    if not by_series:
+        raise DicomRefusal(
+            "E-EMPTY", f"nothing but localizers among {len(objects.datasets)} files", allowed="a DICOM series"
+        )
+    plans = []
+    for number, slices in enumerate(by_series.values()):
+        groups = split_series(slices, policy)
+        warnings = _count_warning(slices, objects.datasets)
+        plans += [_volume(group, number, policy, warnings, objects.step()) for group in groups]
+    return plans
+
+
+def _records(dataset: pydicom.Dataset, index: int, policy: SeriesPolicy) -> list[Slice]:
+    """Return the slices of one object; refuses colour, MONOCHROME1 and mosaics as the policy says."""
+    photometric = tags.word(dataset, "PhotometricInterpretation")
+    if photometric in _COLOURS and (policy.colour == "refuse" or photometric == "PALETTE COLOR"):
+        raise DicomRefusal(
+            "E-COLOUR",
+            f"{photometric} in a volume",
+            allowed="MONOCHROME2",
+            tag="(0028,0004)",
+            fix="set colour=luminance",
+        )
+    if is_enhanced(dataset):
+        return _oriented(enhanced(dataset, index), policy)
+    if is_mosaic(dataset):
+        if policy.mosaic == "refuse":
+            raise DicomRefusal(
+                "E-MOSAIC", "a mosaic", allowed="one slice per image", fix="set mosaic=unpack, or use dcm2niix"
+            )
+        return tiles(dataset, index, policy.orientation_tolerance)
+    frames = tags.integer(dataset, "NumberOfFrames", 1)
+    if frames > 1:
+        found = f"{frames} frames without functional groups to place them"
+        raise DicomRefusal("E-FRAMES", found, allowed="1, or an enhanced object", tag="(0028,0008)")
+    return _oriented([classic(dataset, index)], policy)
+
+
+def _oriented(records: list[Slice], policy: SeriesPolicy) -> list[Slice]:
+    for orientation in {one.orientation for one in records}:
+        normal_of(orientation, policy.orientation_tolerance)
+    return records
+
+
+def _count_warning(slices: list[Slice], datasets: dict[int, pydicom.Dataset]) -> tuple[str, ...]:
+    """Compare with ImagesInAcquisition, all a header says on how many images there should be (PS3.3 C.7.6.1)."""
+    expected = max(tags.integer(datasets[one.source], "ImagesInAcquisition", 0) for one in slices)
+    return (f"W-COUNT {len(slices)} slices, ImagesInAcquisition says {expected}",) if len(slices) < expected else ()
+
+
+def _volume(group: Group, series: int, policy: SeriesPolicy, warnings: tuple[str, ...], steps: tuple[str, ...]) -> Plan:
+    first = group.slices[0]
+    if first.identity.photometric == "MONOCHROME1":
+        raise DicomRefusal(
+            "E-MIXED",
+            "MONOCHROME1 in a volume",
+            allowed="MONOCHROME2",
+            tag="(0028,0004)",
+            fix="export the series again",
+        )
+    count = len(group.slices)
+    if count < policy.min_slices or count < 2:
+        name = f" in volume {group.key}" if group.key else ""
+        found = f"{count} slice{'s' if count > 1 else ''} < min {max(policy.min_slices, 2)}{name}"
+        raise DicomRefusal(
+            "E-SHAPE", found, allowed=f">= {max(policy.min_slices, 2)} slices", tag=ORIENTATION, fix="set min_slices"
+        )
+    lie = stack([one.position for one in group.slices], first.orientation, policy.tolerance)
+    if not lie.even and policy.gap == "refuse":
+        refuse_uneven(lie, policy.tolerance)
+    if not lie.straight and policy.tilt == "refuse":
+        refuse_tilted(lie)
+    ordered = tuple(group.slices[i] for i in lie.order)
+    sort = f"sort {count} slices along the normal"
+    return Plan(ordered, lie, group.key, series, (*group.warnings, *warnings), (*steps, sort))
