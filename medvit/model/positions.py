@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise, product
+from itertools import product
 
 import torch
 from jaxtyping import Float
@@ -85,13 +85,19 @@ def relative_rows(grid: tuple[int, ...]) -> int:
     return math.prod(2 * n - 1 for n in grid) + 3
 
 
+def relative_table(table: Float[Tensor, "R H"], old: tuple[int, ...], new: tuple[int, ...]) -> Float[Tensor, "Q H"]:
+    """Return BEiT's table of offsets interpolated for another grid; the three rows of the class token are kept."""
+    if old == new:
+        return table
+    wide = [tuple(2 * n - 1 for n in grid) for grid in (old, new)]
+    return torch.cat([resize(table[:-3], wide[0], wide[1], "bilinear"), table[-3:]])
+
+
 def relative_bias(
     table: Float[Tensor, "R H"], old: tuple[int, ...], new: tuple[int, ...], prefix: int
 ) -> Float[Tensor, "1 H T T"]:
     """Return BEiT's bias of every token pair from its table of offsets; a table for another grid is interpolated."""
-    if old != new:
-        wide = [tuple(2 * n - 1 for n in grid) for grid in (old, new)]
-        table = torch.cat([resize(table[:-3], wide[0], wide[1], "bilinear"), table[-3:]])
+    table = relative_table(table, old, new)
     tokens = prefix + math.prod(new)
     index = torch.empty(tokens, tokens, dtype=torch.long)
     rows = len(table)
@@ -105,9 +111,3 @@ def _offsets(grid: tuple[int, ...]) -> Tensor:
     strides = [math.prod(2 * n - 1 for n in grid[axis + 1 :]) for axis in range(len(grid))]
     offset = places[:, None] - places[None, :] + torch.tensor([n - 1 for n in grid])
     return (offset * torch.tensor(strides)).sum(-1)
-
-
-def describe(grids: list[tuple[int, ...]]) -> str:
-    """Return "14x14 -> 32x32" for a list of grids, each once."""
-    names = ["x".join(map(str, grid)) for grid in grids]
-    return " -> ".join(names[:1] + [b for a, b in pairwise(names) if a != b])

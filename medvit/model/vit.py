@@ -138,7 +138,8 @@ class ViT(nn.Module):
     """An n-dimensional Vision Transformer encoder: image [B C *S] to tokens; logits are the business of a head.
 
     `divisor` is what every side must be a multiple of, `grid` the patches of `image_size`, `prefix` the number of
-    tokens without a place, `blocks` the blocks in depth order, `mean` and `std` what images are normalised with.
+    tokens without a place, `blocks` the blocks in depth order, `mean` and `std` what images are normalised with,
+    `provenance` where the weights came from and under which licence (empty: from scratch).
     """
 
     def __init__(
@@ -161,7 +162,9 @@ class ViT(nn.Module):
         self.divisor, self.in_channels = tuple(patch_size), in_channels
         self.width, self.depth, self.heads, self.prefix = width, depth, heads, design.prefix
         self.design, self.regime = design, regime
-        self.mean, self.std = (0.5,) * in_channels, (0.5,) * in_channels
+        self.mean: tuple[float, ...] = (0.5,) * in_channels
+        self.std: tuple[float, ...] = (0.5,) * in_channels
+        self.provenance: dict[str, str] = {}
         self.grid = self.grid_of(tuple(image_size))
         if design.stem == "conv":
             self.patch_embed: nn.Module = ConvStem(self.divisor, in_channels, width)
@@ -238,7 +241,7 @@ class ViT(nn.Module):
         if keep is not None:
             x, rotary = self._drop_patches(x, rotary, keep)
         if self.prefix_token is not None:
-            x = torch.cat([self.prefix_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.prefix_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         rows = {None: None, "row": self.prefix, "full": x.shape[1]}[attention]
         x, maps = self._run_blocks(self.norm_pre(x), grid, rotary, rows)
         x = self.norm(x)

@@ -1,0 +1,56 @@
+"""Every family gives the tokens of its own library: tiny random models saved in their own format, loaded here."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from medvit.model.weights import load
+
+pytestmark = pytest.mark.reference
+for library in ("transformers", "timm", "open_clip", "monai", "einops"):
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"the reference library {library} is not installed", allow_module_level=True)
+
+_spec = importlib.util.spec_from_file_location("reference_models", Path(__file__).with_name("reference_models.py"))
+assert _spec is not None
+assert _spec.loader is not None
+references = importlib.util.module_from_spec(_spec)
+sys.modules["reference_models"] = references
+_spec.loader.exec_module(references)
+
+
+def ours(folder: Path, image: Tensor, what: str) -> Tensor:
+    loaded = load(str(folder), tuple(image.shape[2:]), image.shape[1])
+    tokens = loaded.backbone.eval()(image)
+    if what == "logits":
+        return loaded.head(tokens)
+    if what == "pooled":
+        return loaded.head.pooled(tokens)
+    return tokens.patches if what == "patches" else torch.cat([tokens.prefix, tokens.patches], dim=1)
+
+
+def compare(folder: Path, name: str, size: tuple[int, ...] | None) -> None:
+    torch.manual_seed(1)
+    reference = references.BUILD[name](folder)
+    image = torch.randn(2, reference.channels, *(size or reference.image_size))
+    with torch.no_grad():
+        expected = reference.run(image)
+        found = ours(reference.folder, image, reference.what)
+    assert expected.abs().max() > 0.1
+    assert (found - expected).abs().max().item() <= 1e-5
+
+
+@pytest.mark.parametrize("name", list(references.BUILD))
+def test_tokens_equal_the_reference_at_the_size_of_the_file(name: str, tmp_path: Path) -> None:
+    compare(tmp_path / "checkpoint", name, None)
+
+
+@pytest.mark.parametrize("name", references.RESIZED)
+def test_tokens_equal_the_reference_at_another_size(name: str, tmp_path: Path) -> None:
+    compare(tmp_path / "checkpoint", name, (48, 40))
