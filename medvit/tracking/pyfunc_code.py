@@ -28,7 +28,7 @@ class DicomModel(PythonModel):
         import pandas as pd
 
         results = self.runtime.predict([bytes(item) for item in model_input["dicom"]])
-        return pd.DataFrame([result.row() for result in results])
+        return pd.DataFrame([result.row(self.runtime.names) for result in results])
 
 
 set_model(DicomModel())

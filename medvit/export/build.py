@@ -1,0 +1,149 @@
+"""A bundle from a trained network: written beside its place, compared with the training path, then moved there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvit.export import bundle as bundles
+from medvit.export.onnx import write_onnx
+from medvit.export.parity import Parity, Probabilities, Source, gate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+logger = logging.getLogger(__name__)
+_SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was trained: the network, the preprocessing object, and the task's `probabilities_numpy`."""
+
+    network: nn.Module
+    preprocess: Any
+    probabilities: Probabilities
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where the bundle stands, the digest of its content, and how far it lies from training."""
+
+    folder: Path
+    digest: str
+    parity: Parity
+
+
+def export(
+    trained: Trained, contents: bundles.Contents, samples: Sequence[Source], out: Path, draft: bool = False
+) -> Exported:
+    """Write a bundle to `out`, which must not be there yet, and compare it with training on `samples`.
+
+    Raises:
+        BundleError: parts are missing (and `draft` is False), `out` is taken or cannot be written, torch cannot write
+            the network, or the exported path does not agree with the training path. Nothing is left behind.
+    """
+    with bundles.writing(out) as part:
+        bundles.write_parts(part, contents, draft)
+        _write_models(part, trained, contents)
+        bundles.write_metadata(part, _monai_metadata(trained, contents))
+        digest = bundles.seal(part)
+        parity = gate(part, trained.network, trained.preprocess, trained.probabilities, samples)
+    logger.info(
+        "exported; over %d images the bundle and training differ by at most %.1g (allowed 1e-5), %d refused by both",
+        parity.images,
+        parity.probability,
+        parity.rejected,
+    )
+    return Exported(out, digest, parity)
+
+
+def write_draft(trained: Trained, contents: bundles.Contents, out: Path) -> Path:
+    """Write a bundle marked DRAFT without the gate: what a run keeps as its MLflow model before it is evaluated."""
+    with bundles.writing(out) as part:
+        bundles.write_parts(part, replace(contents, thresholds={}, calibration={}), draft=True)
+        _write_models(part, trained, contents)
+        bundles.write_metadata(part, _monai_metadata(trained, contents))
+        bundles.seal(part)
+    return out
+
+
+def _write_models(part: Path, trained: Trained, contents: bundles.Contents) -> None:
+    """Write the weights twice: safetensors, the truth, and ONNX, what runs."""
+    from safetensors.torch import save_file
+
+    network = trained.network.eval().float().cpu()
+    models = part / "models"
+    models.mkdir()
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, str(models / "model.safetensors"), metadata={"format": "pt", "name": contents.name})
+    properties = {
+        "medvit.preprocess": contents.preprocess,
+        "medvit.labels": contents.labels,
+        "medvit.thresholds": contents.thresholds,
+        "medvit.calibration": contents.calibration,
+        "medvit.use": "Research only. NOT FOR DIAGNOSTIC USE.",
+    }
+    write_onnx(network, tuple(trained.preprocess.shape), models / "model.onnx", properties)
+
+
+def _monai_metadata(trained: Trained, contents: bundles.Contents) -> dict[str, Any]:
+    """Return MONAI's bundle metadata; keys as its schema of 2024-07-25 wants them."""
+    channels, *space = trained.preprocess.shape
+    labels = list(contents.labels["names"])
+    low, high = (
+        trained.preprocess.shift,
+        trained.preprocess.levels * trained.preprocess.scale + trained.preprocess.shift,
+    )
+    image = {
+        "type": "image",
+        "format": "magnitude",
+        "modality": ", ".join(contents.acceptance.get("modality", [])) or "n/a",
+        "num_channels": channels,
+        "spatial_shape": space,
+        "dtype": "float32",
+        "value_range": [low, high],
+        "is_patch_data": False,
+        "channel_def": {"0": "grey, 0 black to 1 white, normalised"},
+    }
+    logits = {
+        "type": "probabilities",
+        "format": "classes",
+        "num_channels": len(labels),
+        "spatial_shape": [1],
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": False,
+        "channel_def": {str(index): f"logit of {name}" for index, name in enumerate(labels)},
+    }
+    return {
+        "schema": _SCHEMA,
+        "version": metadata.version("medvit"),
+        "changelog": {metadata.version("medvit"): "exported by medvit"},
+        "monai_version": metadata.version("monai"),
+        "pytorch_version": metadata.version("torch").split("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": {
+            name: metadata.version(name) for name in ("onnxruntime", "pydicom", "imagecodecs", "opencv-python-headless")
+        },
+        "task": f"{contents.labels['activation']['name']} classification: {', '.join(labels)}",
+        "description": f"{contents.name}: a Vision Transformer fine-tuned with medvit. Not for diagnostic use.",
+        "authors": "see docs/README.md",
+        "copyright": "see LICENSE",
+        "intended_use": "Research only; not for diagnostic use.",
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": logits}},
+    }
+
+
+def labels_of(task: Mapping[str, Any], definitions: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the `labels` part for a task's `to_json()`; `definitions` says per name what it means (text, codes)."""
+    from medvit.export.decision import activation
+
+    means = {name: dict((definitions or {}).get(name, {"text": name})) for name in task["names"]}
+    return {"task": task["kind"], "names": list(task["names"]), "activation": activation(task), "definitions": means}

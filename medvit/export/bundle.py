@@ -1,0 +1,189 @@
+"""The exported folder: what stands in it, how it is written whole or not at all, how it is checked and read.
+
+A folder a MONAI tool can open (`configs/metadata.json`, `models/`, `docs/`) with what its format lacks: preprocessing,
+labels, thresholds, calibration, acceptance limits, golden cases and the hash of every file. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import BundleError
+from medvit.export.decision import Decider
+
+FORMAT = 1
+SUMS = "SHA256SUMS"
+PARTS = ("manifest", "preprocess", "labels", "thresholds", "calibration", "acceptance")
+_NEEDED = ("models/model.onnx", "models/model.safetensors", "configs/metadata.json", "docs/README.md", "LICENSE")
+_SUFFIXES = {".json", ".onnx", ".safetensors", ".md", ".dcm", ".npz", ".pdf", ".txt", ""}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. `digest` is the SHA-256 of its list of hashes, so it names the whole content."""
+
+    folder: Path
+    digest: str
+    manifest: dict[str, Any]
+    preprocess: dict[str, Any]
+    labels: dict[str, Any]
+    thresholds: dict[str, Any]
+    calibration: dict[str, Any]
+    acceptance: dict[str, Any]
+
+    @property
+    def draft(self) -> bool:
+        """Whether thresholds, calibration or labels were incomplete when it was written."""
+        return bool(self.manifest["draft"])
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything of a bundle but the network: plain JSON parts and two texts.
+
+    `labels` has `names`, `activation` (see `medvit.export.decision`) and per name what it means; `thresholds` and
+    `calibration` are per name; `provenance` has run id, hashes, code and environment.
+    """
+
+    name: str
+    preprocess: Mapping[str, Any]
+    labels: Mapping[str, Any]
+    thresholds: Mapping[str, Any]
+    calibration: Mapping[str, Any]
+    acceptance: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    card: str
+    licence: str
+
+    def problems(self) -> list[str]:
+        """Return what keeps these contents from being more than a draft."""
+        names = tuple(self.labels["names"])
+        found = Decider(names, self.labels["activation"], self.calibration, self.thresholds).problems()
+        return found + ([] if self.acceptance else ["acceptance: no limits"])
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out` that becomes `out` at the end; on any error nothing is left behind.
+
+    Raises:
+        BundleError: `out` is there already and not empty, or the disk is full or read-only.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError("The output folder is there already and not empty. Give another out=DIR, or remove it.")
+    part = out.with_name(f".{out.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    except OSError as error:
+        raise BundleError(
+            f"The bundle cannot be written ({error.strerror}). Give out=DIR on a disk with space that you may write to."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_parts(folder: Path, contents: Contents, draft: bool) -> None:
+    """Write everything but `models/` and the hashes.
+
+    Raises:
+        BundleError: not a draft, and thresholds, calibration, labels or acceptance limits are missing (all named).
+    """
+    problems = contents.problems()
+    if problems and not draft:
+        raise BundleError(
+            f"This model cannot leave yet: {'; '.join(problems)}. Evaluate the run first, or export with draft=true."
+        )
+    manifest = {
+        "format": FORMAT,
+        "name": contents.name,
+        "draft": draft,
+        "missing": problems,
+        "not_for_diagnostic_use": True,
+        "provenance": contents.provenance,
+    }
+    parts = {"manifest": manifest} | {name: getattr(contents, name) for name in PARTS[1:]}
+    for name, part in parts.items():
+        _json(folder / "medvit" / f"{name}.json", part)
+    (folder / "docs").mkdir(exist_ok=True)
+    (folder / "docs" / "README.md").write_text(contents.card, encoding="utf-8")
+    (folder / "LICENSE").write_text(contents.licence, encoding="utf-8")
+
+
+def _json(file: Path, value: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Write MONAI's `configs/metadata.json`."""
+    _json(folder / "configs" / "metadata.json", metadata)
+
+
+def seal(folder: Path) -> str:
+    """Write SHA256SUMS over every file (checkable with `sha256sum -c`) and return its digest."""
+    names = sorted(file.relative_to(folder).as_posix() for file in _files(folder))
+    lines = [f"{_sha256(folder / name)}  {name}\n" for name in names]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def verify(folder: Path) -> str:
+    """Check every file of a bundle against SHA256SUMS and return the digest of the whole.
+
+    Raises:
+        BundleError: no such folder, or files that are missing, altered, added, links, or of a kind no bundle has;
+            all are named at once.
+    """
+    sums = folder / SUMS
+    if not sums.is_file():
+        raise BundleError(f"This is no bundle: it has no {SUMS}. Give bundle=DIR, a folder made by medvit.export.")
+    text = sums.read_text(encoding="utf-8")
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
+    found = {file.relative_to(folder).as_posix(): file for file in _files(folder)}
+    both = sorted(set(found) & set(listed))
+    problems = [f"{name} is missing" for name in sorted({*listed, *_NEEDED} - set(found))]
+    problems += [f"{name} was added" for name in sorted(set(found) - set(listed))]
+    problems += [f"{name} was altered" for name in both if _sha256(found[name]) != listed[name]]
+    problems += [f"{name} is of a kind no bundle has" for name in sorted(found) if found[name].suffix not in _SUFFIXES]
+    problems += [f"{path.relative_to(folder)} is a link" for path in folder.rglob("*") if path.is_symlink()]
+    if problems:
+        raise BundleError(f"The bundle is not what was exported: {'; '.join(problems)}. Copy it again from its source.")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read(folder: Path) -> Bundle:
+    """Verify a bundle and return it opened.
+
+    Raises:
+        BundleError: as `verify`, or a part that is not JSON, or a format this version does not know.
+    """
+    digest = verify(folder)
+    try:
+        parts = {name: json.loads((folder / "medvit" / f"{name}.json").read_text(encoding="utf-8")) for name in PARTS}
+    except (OSError, json.JSONDecodeError) as error:
+        raise BundleError("A JSON part of the bundle's medvit/ folder cannot be read. Export again.") from error
+    found = parts["manifest"].get("format")
+    if found != FORMAT:
+        raise BundleError(f"The bundle has format {found}, this medvit reads format {FORMAT}. Use the matching medvit.")
+    return Bundle(folder, digest, **parts)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and path.name != SUMS)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
