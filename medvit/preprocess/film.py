@@ -10,12 +10,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medvit.dicom.policy import FilmPolicy
 from medvit.errors import ConfigError
 from medvit.preprocess.definition import Definition, Prepared, as_bytes
 from medvit.preprocess.image_file import is_picture, read_picture
 from medvit.preprocess.placement import Placement
 from medvit.preprocess.resize import resizable, resize
 from medvit.types import Film
+
+Box = tuple[int, int, int, int]  # top, left, rows, columns, in samples
 
 _BLACK = 0.02  # a display value at or below this is film border
 _SHARE = 0.995  # of a row's pixels that must be black, so that a lead marker in the border does not stop the crop
@@ -47,6 +50,10 @@ class FilmPreprocess(Definition):
         object.__setattr__(self, "voi", dict(self.voi))
         wrong = self._wrong_constants()
         wrong += [] if len(self.size) == 2 and min(self.size) > 0 else [f"size={self.size}: expected (rows, columns)"]
+        try:
+            FilmPolicy(**self.voi)
+        except (TypeError, ConfigError) as error:
+            wrong.append(f"voi: {error}")
         wrong += [] if self.border in {"none", "black"} else [f"border={self.border!r}: expected none or black"]
         wrong += [] if self.fit in {"pad", "stretch"} else [f"fit={self.fit!r}: expected pad or stretch"]
         if wrong:
@@ -62,50 +69,60 @@ class FilmPreprocess(Definition):
         data = as_bytes(source)
         if is_picture(data):
             return read_picture(data)
-        from medvit.dicom.read import FilmPolicy, read_film
+        from medvit.dicom.read import read_film
 
         film: Film = read_film(data, FilmPolicy(**self.voi))
         return film
 
     def place(self, film: Film) -> Placement:
-        """Say where the film will lie on the canvas: crop box, inner size and offset."""
-        box = _black_border(film) if self.border == "black" else (0, 0, *film.samples.shape)
-        if self.fit == "stretch":
-            return Placement(film.samples.shape, box[:2], box[2:], self.size, (0, 0), self.size)
-        row_mm, column_mm = film.facts.spacing_mm or (1.0, 1.0)
-        extent = np.array([box[2] * row_mm, box[3] * column_mm])
-        factor = float((np.array(self.size) / extent).min())
-        inner = [max(1, min(side, round(length * factor))) for side, length in zip(self.size, extent, strict=True)]
-        offset = [(side - part) // 2 for side, part in zip(self.size, inner, strict=True)]
-        return Placement(film.samples.shape, box[:2], box[2:], tuple(inner), tuple(offset), self.size)
+        """Say where the stored pixels of the film will lie on the canvas."""
+        return self._placed(film, self._box(film))
 
     def prepare(self, source: Path | bytes | Film) -> Prepared:
         """Return the integers [1 1 H W] with where they lie; raises DicomRefusal."""
         film = source if isinstance(source, Film) else self.read(source)
-        placement = self.place(film)
+        box = self._box(film)
+        placement = self._placed(film, box)
         canvas = np.zeros(self.size, self.dtype)
         (top, left), (rows, columns) = placement.offset, placement.inner
-        canvas[top : top + rows, left : left + columns] = self._quantise(film, placement)
+        canvas[top : top + rows, left : left + columns] = self._quantise(film, box, (rows, columns))
         return Prepared(canvas[None, None], np.zeros(1, np.float32), placement, film.warnings)
 
-    def _quantise(self, film: Film, placement: Placement) -> NDArray[Any]:
+    def _box(self, film: Film) -> Box:
+        rows, columns = film.samples.shape
+        return _black_border(film) if self.border == "black" else (0, 0, rows, columns)
+
+    def _placed(self, film: Film, box: Box) -> Placement:
+        """Place the box of samples; sample grid and stored matrix differ after a reduced decode or an aspect mended."""
+        shape, facts = np.array(film.samples.shape), film.facts
+        stored = np.array([facts.rows or shape[0], facts.columns or shape[1]])
+        length = np.array(box[2:]) * (1.0 if facts.spacing_mm is None else stored * facts.spacing_mm / shape)
+        inner, offset = np.array(self.size), np.zeros(2, int)
+        if self.fit == "pad":
+            inner = np.clip(np.round(length * (inner / length).min()), 1, inner).astype(int)
+            offset = (np.array(self.size) - inner) // 2
+        start = np.round(np.array(box[:2]) * stored / shape).astype(int)
+        extent = np.maximum(1, np.round(np.array(box[2:]) * stored / shape)).astype(int)
+        whole, first, span, part, at = (tuple(each.tolist()) for each in (stored, start, extent, inner, offset))
+        return Placement(whole, first, span, part, at, self.size, flip=_turned(film))
+
+    def _quantise(self, film: Film, box: Box, size: tuple[int, int]) -> NDArray[Any]:
         """Resize the stored integers, then scale and round once.
 
         Mean and affine map commute, so resizing before scaling gives the display values' mean exactly. The resize
         rounds to whole samples: harmless while a sample is at most an eighth of an output level, and exact when
         samples are output levels already. Otherwise (a narrow window) the resize runs in float32.
         """
-        (top, left), (rows, columns) = placement.start, placement.extent
+        top, left, rows, columns = box
         samples = resizable(film.samples[top : top + rows, left : left + columns])
         step = abs(film.scale) * self.levels
-        if samples.dtype != np.float32 and step > 0.125 and (abs(step - 1.0) > 1e-9):
+        if samples.dtype != np.float32 and step > 0.125 and abs(step - 1.0) > 1e-9:
             samples = samples.astype(np.float32)
-        small = resize(samples, (placement.inner[0], placement.inner[1])).astype(np.float32)
+        small = resize(samples, size).astype(np.float32)
         small *= np.float32(film.scale * self.levels)
         small += np.float32(film.offset * self.levels + 0.5)
         np.clip(small, 0, self.levels, out=small)
-        quantised: NDArray[Any] = small.astype(self.dtype)
-        return quantised
+        return small.astype(np.dtype(self.dtype).type)
 
     def integers(self, source: Path | bytes | Film) -> NDArray[Any]:
         """Return what the cache keeps: display values times 255 (uint8) or 65535 (uint16), [1 H W]."""
@@ -116,7 +133,13 @@ class FilmPreprocess(Definition):
         return self.normalise(self.integers(source))
 
 
-def _black_border(film: Film) -> tuple[int, int, int, int]:
+def _turned(film: Film) -> tuple[bool, bool]:
+    """Return whether reading reversed the rows and the columns (PatientOrientation), as the film's steps tell."""
+    told = " ".join(step for step in film.steps if step.startswith("orientation"))
+    return "upside down" in told, "mirrored" in told
+
+
+def _black_border(film: Film) -> Box:
     """Return (top, left, rows, columns) without the black border; all of it when less than a quarter would stay."""
     rows, columns = film.samples.shape
     small = resize(resizable(film.samples), (min(rows, 512), min(columns, 512))).astype(np.float32)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medvit.dicom.series_policy import SeriesPolicy
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess.definition import Definition, Prepared, as_bytes
 from medvit.preprocess.image_file import is_nifti, read_nifti
@@ -33,7 +34,7 @@ class VolumePreprocess(Definition):
     its aspect kept and D stretched.
     intensity: "percentile" (`limits` percentiles of the foreground become 0 and 1), "zscore" (foreground mean and
     deviation, -3 to 5 become 0 and 1) or "window" (`limits` are values, e.g. HU). Foreground is what lies above a
-    tenth of the 99th percentile.
+    tenth of the 99th percentile. series: settings of `medvit.dicom.series_policy.SeriesPolicy` by name.
     """
 
     kind: ClassVar[str] = "volume"
@@ -43,6 +44,7 @@ class VolumePreprocess(Definition):
     spacing_mm: tuple[float | None, float | None, float | None] = (None, None, None)
     intensity: str = "percentile"
     limits: tuple[float, float] = (0.5, 99.5)
+    series: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "uint16"
     mean: float = 0.5
     std: float = 0.25
@@ -53,11 +55,16 @@ class VolumePreprocess(Definition):
         spread = (spacing,) * 3 if spacing is None or isinstance(spacing, int | float) else tuple(spacing)
         object.__setattr__(self, "spacing_mm", tuple(None if mm is None else float(mm) for mm in spread))
         object.__setattr__(self, "size", tuple(int(side) for side in self.size))
+        object.__setattr__(self, "series", dict(self.series))
         object.__setattr__(self, "limits", tuple(float(value) for value in self.limits))
         wrong = self._wrong_constants()
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             wrong += [] if value in allowed else [f"{name}={value!r}: expected {' or '.join(allowed)}"]
+        try:
+            SeriesPolicy(**self.series)
+        except (TypeError, ConfigError) as error:
+            wrong.append(f"series: {error}")
         least = 0 if self.mode == "slices" else 1
         wrong += (
             []
@@ -91,7 +98,7 @@ class VolumePreprocess(Definition):
         else:
             from medvit.dicom.series import read_series
 
-            volumes = read_series(data)
+            volumes = read_series(data, SeriesPolicy(**self.series))
         named = {volume.key: volume for volume in volumes}
         if volume_key in named:
             return named[volume_key]

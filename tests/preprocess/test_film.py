@@ -122,7 +122,7 @@ def test_json_round_trip_keeps_the_digest_and_the_tensor():
 def test_every_setting_changes_the_digest():
     changes = {
         "size": (32, 32),
-        "voi": {"voi": "full"},
+        "voi": {"voi": "percentile"},
         "border": "black",
         "fit": "stretch",
         "dtype": "uint16",
