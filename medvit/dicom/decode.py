@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medvit.dicom import codestream, tags
 from medvit.dicom.bits import checked_bits
+from medvit.dicom.elements import UNDEFINED
 from medvit.dicom.limits import LIMITS, Limits, check_matrix
 from medvit.dicom.matrix import Matrix, matrix_of
 from medvit.errors import DicomRefusal
@@ -121,7 +122,7 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
     if len(view) == 0:
         raise DicomRefusal("E-NOPIXELS", "PixelData is empty", tag="(7FE0,0010)", fix="export the object again")
     syntax = tags.word(dataset.file_meta, "TransferSyntaxUID")
-    encapsulated = dataset.get_item(m.pixel_tag).length == 0xFFFFFFFF
+    encapsulated = dataset.get_item(m.pixel_tag).length == UNDEFINED
     if syntax in _NATIVE and not encapsulated:
         values, name = _native(dataset, view, m), "numpy"
     elif not encapsulated:
@@ -135,13 +136,25 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
     return (values if m.is_float else checked_bits(dataset, values, m)), name
 
 
+def require_complete(dataset: pydicom.Dataset, m: Matrix) -> None:
+    """Refuse (`E-TRUNC`) pixel data shorter than the header says, without decoding it."""
+    element = dataset.get_item(m.pixel_tag)
+    if element.length == UNDEFINED:
+        codestream.frames(dataset, memoryview(element.value), m.frames)
+    elif len(element.value) < m.native_bytes and tags.word(dataset.file_meta, "TransferSyntaxUID") in _NATIVE:
+        raise _cut(len(element.value), m)
+
+
+def _cut(have: int, m: Matrix) -> DicomRefusal:
+    found = f"{have} of {m.native_bytes} bytes"
+    return DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")
+
+
 def _native(dataset: pydicom.Dataset, view: memoryview, m: Matrix) -> Array:
     """View the bytes as the matrix (PS3.5 8.1.1, A.1-A.3) without a copy where the layout allows."""
     have = len(view)
     if have < m.native_bytes:
-        raise DicomRefusal(
-            "E-TRUNC", f"{have} of {m.native_bytes} bytes", tag="(7FE0,0010)", fix="export or copy it again"
-        )
+        raise _cut(have, m)
     if have > m.native_bytes + m.native_bytes % 2:
         dataset.notes.append(f"W-EXTRA {have - m.native_bytes} bytes after the pixels are ignored")
     if m.allocated == 1:

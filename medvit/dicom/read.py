@@ -6,7 +6,6 @@ Integers stay integers as long as the arithmetic is affine: window, slope and po
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from medvit.dicom import tags
 from medvit.dicom.accept import check_accepted
 from medvit.dicom.colour import luminance
-from medvit.dicom.decode import stored_frames
+from medvit.dicom.decode import require_complete, stored_frames
 from medvit.dicom.facts import aspect_ratio, read_facts
 from medvit.dicom.header import read_dataset
 from medvit.dicom.intensity import Modality, Voi, modality_of, percentile_bounds, voi_of
@@ -31,7 +30,6 @@ from medvit.errors import DicomRefusal
 from medvit.types import Facts, Film
 
 Array = NDArray[Any]
-logger = logging.getLogger(__name__)
 _FILM_MODALITIES = frozenset({"CR", "DX", "RG", "MG", "PX", "IO", "RF", "XA"})
 _NEGATIVE_SHARE = 1e-3
 
@@ -54,6 +52,7 @@ def film_of(dataset: pydicom.Dataset, policy: FilmPolicy) -> Film:
     limits = policy.accept.limits
     check_matrix(m.rows, m.columns, m.samples, m.frames, max(1, m.allocated // 8), limits)
     if m.frames != 1:
+        require_complete(dataset, m)
         raise DicomRefusal(
             "E-FRAMES", f"{m.frames} frames, a film has 1", allowed="1", tag="(0028,0008)", fix="read as series"
         )
@@ -163,7 +162,7 @@ def _whole_range(modality: Modality, m: Matrix, samples: Array, span: tuple[floa
         ends = (modality.intercept, ((1 << m.stored) - 1) * modality.slope + modality.intercept)
         low, high = min(ends), max(ends)
         return Voi(low, high, f"voi none: declared range {low:g}..{high:g}")
-    bits = max(1, int(np.ceil(np.log2(max(abs(span[0]), abs(span[1])) + 1 - 1e-6))))
+    bits = max(1, int(np.ceil(np.log2(max(-span[0], span[1] + 1) - 1e-6))))
     low, high = (0.0 if span[0] >= -0.5 else -float(1 << bits)), float((1 << bits) - 1)
     return Voi(low, high, f"voi none: {bits} bits hold the values, range {low:g}..{high:g}")
 
@@ -180,15 +179,18 @@ def _stretch(samples: Array, keep: Array | None, slope: float, intercept: float,
 
 def _curved(
     samples: Array, ends: tuple[float, float], slope: float, intercept: float, curve: Callable[[Array], Array]
-) -> NDArray[np.uint16]:
+) -> Array:
     """Apply a curve: through a table over the integer samples, in 65536 levels."""
     if samples.dtype.kind == "f":
         values = curve(samples * slope + intercept)
-        return np.rint(np.clip(values, 0, 1) * 65535).astype(np.uint16)
+        return _levels(values)
     low, high = int(ends[0]), int(ends[1])
     table = curve(np.arange(low, high + 1, dtype=np.float64) * slope + intercept)
-    levels = np.rint(np.clip(table, 0, 1) * 65535).astype(np.uint16)
-    return levels[np.clip(samples.astype(np.int64) - low, 0, high - low)]
+    return _levels(table)[np.clip(samples.astype(np.int64) - low, 0, high - low)]
+
+
+def _levels(values: Array) -> Array:
+    return np.rint(np.clip(values, 0, 1) * 65535).astype(np.uint16)
 
 
 def _inverted(dataset: pydicom.Dataset, m: Matrix) -> bool:
