@@ -176,7 +176,7 @@ class ViT(nn.Module):
         table = design.positions != "none"
         self.pos_embed = nn.Parameter(torch.zeros(math.prod(self.grid), width)) if table else None
         self.norm_pre: nn.Module = nn.LayerNorm(width, eps=design.eps) if design.pre_norm else nn.Identity()
-        rates = torch.linspace(0, regime.drop_path, depth).tolist()
+        rates = [regime.drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, self.grid, design, rate) for rate in rates)
         self.norm: nn.Module = nn.LayerNorm(width, eps=design.eps) if design.norm else nn.Identity()
         self._initialise()
