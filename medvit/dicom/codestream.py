@@ -54,6 +54,17 @@ def jpeg2000_shape(data: memoryview) -> Shape:
     return Shape(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
 
 
+def jpeg2000_coding(data: memoryview) -> tuple[int, bool]:
+    """Return (decomposition levels, reversible wavelet) from the COD marker (ISO 15444-1 A.6.1)."""
+    head = bytes(data[: 1 << 16])
+    pos = head.find(b"\xff\x4f\xff\x51") + 2
+    while pos >= 2 and pos + 14 <= len(head) and head[pos] == 0xFF and head[pos + 1] != 0x93:
+        if head[pos + 1] == 0x52:
+            return head[pos + 9], head[pos + 13] == 1
+        pos += 2 + int.from_bytes(head[pos + 2 : pos + 4], "big")
+    raise DicomRefusal("E-CODEC", "a compressed frame has no JPEG 2000 coding style", fix="export the object again")
+
+
 def frames(dataset: pydicom.Dataset, value: memoryview, count: int) -> list[memoryview]:
     """Split encapsulated pixel data into `count` frames: by the offset tables, else by one fragment (or start) a frame.
 

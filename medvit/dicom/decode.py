@@ -37,7 +37,7 @@ class Codec:
     module: str
     decode: Callable[[Any, Matrix, int], Array]
     shape: Callable[[memoryview], codestream.Shape] | None
-    reduces: bool = False
+    wavelet: bool = False
 
 
 def _jpeg(data: Any, m: Matrix, _reduce: int) -> Array:
@@ -55,25 +55,35 @@ def _jpegxl(data: Any, _m: Matrix, _reduce: int) -> Array:
     return imagecodecs.jpegxl_decode(data)
 
 
-def _htj2k(data: Any, _m: Matrix, reduce: int) -> Array:
-    return imagecodecs.htj2k_decode(data, skipres=reduce or None)
-
-
 def _jpeg2k(data: Any, _m: Matrix, reduce: int) -> Array:
-    return _reduced_jpeg2k(data, reduce) if reduce else imagecodecs.jpeg2k_decode(data)
+    return _reduced(data, reduce) if reduce else imagecodecs.jpeg2k_decode(data)
 
 
-def _reduced_jpeg2k(data: Any, reduce: int) -> Array:
-    """Decode at 1 / 2**reduce of each side. Pillow spreads grey samples over 16 bits; the shift takes that back."""
+def _htj2k(data: Any, _m: Matrix, reduce: int) -> Array:
+    """OpenJPH, as imagecodecs binds it, wraps what overshoots white to black, so it only gets what cannot overshoot."""
+    if reduce:
+        return _reduced(data, reduce)
+    if not codestream.jpeg2000_coding(data)[1]:
+        raise DicomRefusal(
+            "E-CODEC", "a lossy codestream in a lossless syntax", tag="(0002,0010)", fix="correct the syntax"
+        )
+    return imagecodecs.htj2k_decode(data)
+
+
+def _reduced(data: Any, reduce: int) -> Array:
+    """Decode grey at 1 / 2**reduce of each side. Pillow spreads samples over 16 unsigned bits; that is taken back."""
     from PIL import Image
 
     shape = codestream.jpeg2000_shape(data)
-    with Image.open(io.BytesIO(data)) as image:
-        cast(Any, image).reduce = reduce
-        values = np.asarray(image)
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG2000",)) as image:
+            cast(Any, image).reduce = reduce
+            values = np.asarray(image)
+    except Image.DecompressionBombError:
+        raise DicomRefusal("E-SIZE", "too many pixels for a reduced decode", fix="leave reduce_to out") from None
     if values.dtype != np.uint8:
         values = values.astype(np.uint16) >> (16 - shape.precision)
-    return values
+    return (values.astype(np.int32) - (1 << (shape.precision - 1))).astype(np.int16) if shape.signed else values
 
 
 def _rle(data: Any, m: Matrix, _reduce: int) -> Array:
@@ -92,8 +102,8 @@ def _rle(data: Any, m: Matrix, _reduce: int) -> Array:
 
 _JPEG = Codec("imagecodecs.jpeg8", "JPEG8", _jpeg, codestream.jpeg_shape)
 _JPEGLS = Codec("imagecodecs.jpegls", "JPEGLS", _jpegls, codestream.jpeg_shape)
-_JPEG2K = Codec("imagecodecs.jpeg2k", "JPEG2K", _jpeg2k, codestream.jpeg2000_shape, reduces=True)
-_HTJ2K = Codec("imagecodecs.htj2k", "HTJ2K", _htj2k, codestream.jpeg2000_shape, reduces=True)
+_JPEG2K = Codec("imagecodecs.jpeg2k", "JPEG2K", _jpeg2k, codestream.jpeg2000_shape, wavelet=True)
+_HTJ2K = Codec("imagecodecs.htj2k", "HTJ2K", _htj2k, codestream.jpeg2000_shape, wavelet=True)
 _JPEGXL = Codec("imagecodecs.jpegxl", "JPEGXL", _jpegxl, None)
 _PREFIX = "1.2.840.10008.1.2."
 CODECS: Final[dict[str, Codec]] = {
@@ -102,7 +112,8 @@ CODECS: Final[dict[str, Codec]] = {
     **{_PREFIX + "4." + n: _JPEGLS for n in ("80", "81")},
     **{_PREFIX + "4." + n: _JPEG2K for n in ("90", "91")},
     **{_PREFIX + "4." + n: _JPEGXL for n in ("110", "111", "112")},
-    **{_PREFIX + "4." + n: _HTJ2K for n in ("201", "202", "203")},
+    **{_PREFIX + "4." + n: _HTJ2K for n in ("201", "202")},
+    _PREFIX + "4.203": _JPEG2K,
 }
 
 
@@ -111,8 +122,8 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
 
     Integers are masked to BitsStored and checked against it, sign-extended, native byte order; Float and Double Float
     Pixel Data come as they are. Colour comes in the space PhotometricInterpretation names. The array may be a view of
-    the file's bytes. `reduce` = n decodes JPEG 2000 and HTJ2K at 1 / 2**n of each side and no other syntax:
-    others refuse. What was unusual is appended to `dataset.notes`.
+    the file's bytes. `reduce` = n lets grey JPEG 2000 and HTJ2K be decoded at up to 1 / 2**n of each side, as far as
+    the codestream has levels; other syntaxes come whole. What was unusual is appended to `dataset.notes`.
     Raises `DicomRefusal`: `E-TAG`, `E-SIZE`, `E-BITS`, `E-TRUNC`, `E-CODEC`, `E-NOPIXELS`.
     """
     m = matrix_of(dataset)
@@ -197,15 +208,17 @@ def _compressed(dataset: pydicom.Dataset, view: memoryview, m: Matrix, syntax: s
         found = f"transfer syntax {tags.syntax_name(syntax)}"
         fix = f"pip install imagecodecs with {codec.module}" if codec else "convert the object to a lossless syntax"
         raise DicomRefusal("E-CODEC", found, allowed="one of the syntaxes medvit decodes", tag="(0002,0010)", fix=fix)
-    if reduce and not codec.reduces:
-        raise DicomRefusal("E-CODEC", f"reduced decoding with {codec.name}", fix="reduce_to only concerns JPEG 2000")
     pieces = codestream.frames(dataset, view, m.frames)
+    reduce = min(reduce, *(codestream.jpeg2000_coding(piece)[0] for piece in pieces)) if reduce and codec.wavelet else 0
     signs = {_announced(codec, piece, m) for piece in pieces}
     decoded = [_decoded(codec, piece, m, reduce) for piece in pieces]
     values = np.stack(decoded) if m.frames > 1 else decoded[0][None]
-    if signs == {not m.signed} and m.samples == 1 and codec in (_JPEG2K, _HTJ2K):
+    if signs == {not m.signed} and m.samples == 1 and codec.wavelet:
         dataset.notes.append("W-SIGN the codestream's sign differs from PixelRepresentation")
-    return values, codec.name + (f" reduced by {1 << reduce}" if reduce else "")
+    if not reduce:
+        return values, codec.name
+    low = -(1 << (m.stored - 1)) if values.dtype.kind == "i" else 0  # the low-pass overshoots at edges
+    return np.clip(values, low, low + (1 << m.stored) - 1), f"pillow.jpeg2k reduced by {1 << reduce}"
 
 
 def _announced(codec: Codec, piece: memoryview, m: Matrix) -> bool:

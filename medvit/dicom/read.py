@@ -22,7 +22,7 @@ from medvit.dicom.colour import luminance
 from medvit.dicom.decode import require_complete, stored_frames
 from medvit.dicom.facts import aspect_ratio, read_facts
 from medvit.dicom.header import read_dataset
-from medvit.dicom.intensity import Modality, Voi, modality_of, percentile_bounds, voi_of
+from medvit.dicom.intensity import Modality, Voi, look_up, modality_of, percentile_bounds, voi_of
 from medvit.dicom.limits import check_matrix
 from medvit.dicom.matrix import Matrix, matrix_of
 from medvit.dicom.policy import FilmPolicy
@@ -57,7 +57,7 @@ def film_of(dataset: pydicom.Dataset, policy: FilmPolicy) -> Film:
             "E-FRAMES", f"{m.frames} frames, a film has 1", allowed="1", tag="(0028,0008)", fix="read as series"
         )
     check_accepted(facts, policy.accept)
-    stored, decoder = stored_frames(dataset, limits=limits, reduce=_reduction(m, facts, policy))
+    stored, decoder = stored_frames(dataset, limits=limits, reduce=_reduction(m, policy))
     steps = [f"stored {m.rows}x{m.columns} bits={m.stored} signed={int(m.signed)} decoder={decoder}"]
     grey, m = luminance(dataset, stored[0], m, policy, steps)
     modality = modality_of(dataset, signed=grey.dtype.kind == "i")
@@ -92,7 +92,7 @@ def _displayed(
         voi = _stretch(samples, keep, slope, intercept, policy)
     steps.append(voi.step)
     if voi.curve is not None:
-        samples = _curved(samples, (low, high), slope, intercept, voi.curve)
+        samples = _curved(samples, slope, intercept, voi.curve)
         slope, intercept, voi, low, high = 1.0, 0.0, Voi(0.0, 65535.0, voi.step), 0.0, 65535.0
     scale = slope / (voi.high - voi.low)
     offset = (intercept - voi.low) / (voi.high - voi.low)
@@ -177,20 +177,14 @@ def _stretch(samples: Array, keep: Array | None, slope: float, intercept: float,
     return Voi(low, high, f"voi percentile {shown} range {low:g}..{high:g}")
 
 
-def _curved(
-    samples: Array, ends: tuple[float, float], slope: float, intercept: float, curve: Callable[[Array], Array]
-) -> Array:
-    """Apply a curve: through a table over the integer samples, in 65536 levels."""
-    if samples.dtype.kind == "f":
-        values = curve(samples * slope + intercept)
-        return _levels(values)
-    low, high = int(ends[0]), int(ends[1])
-    table = curve(np.arange(low, high + 1, dtype=np.float64) * slope + intercept)
-    return _levels(table)[np.clip(samples.astype(np.int64) - low, 0, high - low)]
+def _curved(samples: Array, slope: float, intercept: float, curve: Callable[[Array], Array]) -> Array:
+    """Apply a curve to stored samples, in 65536 levels."""
 
+    def levels(stored: Array) -> Array:
+        values = curve(stored.astype(np.float64) * slope + intercept)
+        return np.asarray(np.rint(np.clip(values, 0, 1) * 65535).astype(np.uint16))
 
-def _levels(values: Array) -> Array:
-    return np.rint(np.clip(values, 0, 1) * 65535).astype(np.uint16)
+    return look_up(samples, levels)
 
 
 def _inverted(dataset: pydicom.Dataset, m: Matrix) -> bool:
@@ -256,13 +250,12 @@ def _square(dataset: pydicom.Dataset, samples: Array, facts: Facts, policy: Film
     return np.asarray(cv2.resize(samples, size, interpolation=cv2.INTER_LINEAR))
 
 
-def _reduction(m: Matrix, facts: Facts, policy: FilmPolicy) -> int:
-    """Return how often the side may be halved so that the film still covers `reduce_to`; 0 for other syntaxes."""
-    wavelet = facts.transfer_syntax.removeprefix("1.2.840.10008.1.2.4.") in {"90", "91", "201", "202", "203"}
-    if policy.reduce_to is None or not wavelet:
+def _reduction(m: Matrix, policy: FilmPolicy) -> int:
+    """Return how often the side may be halved so that the film still covers `reduce_to`."""
+    if policy.reduce_to is None or m.samples > 1:
         return 0
     room = min(m.rows / policy.reduce_to[0], m.columns / policy.reduce_to[1])
-    return max(0, min(5, int(np.floor(np.log2(room))))) if room >= 1 else 0
+    return int(np.floor(np.log2(room))) if room >= 1 else 0
 
 
 def _warnings(dataset: pydicom.Dataset, facts: Facts) -> tuple[str, ...]:
