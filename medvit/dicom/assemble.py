@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medvit.dicom.decode import stored_frames
 from medvit.dicom.facts import read_facts
+from medvit.dicom.read import modality_values
 from medvit.dicom.resample import straighten
 from medvit.dicom.series_policy import SeriesPolicy
 from medvit.dicom.slices import Rescale, Slice
@@ -57,12 +58,12 @@ def fill(plan: Plan, datasets: dict[int, pydicom.Dataset], policy: SeriesPolicy)
 
 
 def _decode(datasets: dict[int, pydicom.Dataset], one: Slice) -> tuple[NDArray[Any], str]:
-    """Return the stored values [F R C] of the object a slice is in, colour as luminance."""
+    """Return the stored values [F R C] of a slice's object, through a modality LUT if there is one, in luminance."""
     dataset = datasets[one.source]
-    if "ModalityLUTSequence" in dataset:
-        raise DicomRefusal("E-LUT", "a modality LUT in a volume", allowed="slope and intercept", tag="(0028,3000)")
     try:
         stored, decoder = stored_frames(dataset)
+        if "ModalityLUTSequence" in dataset:
+            stored = modality_values(dataset, stored)
     except DicomRefusal as refusal:
         found = f"file {one.source + 1}: {refusal.found}"
         raise DicomRefusal(refusal.code, found, allowed=refusal.allowed, tag=refusal.tag, fix=refusal.fix) from None

@@ -23,7 +23,7 @@ from medvit.dicom.slices import Slice, classic
 from medvit.errors import DicomRefusal
 from medvit.types import Volume
 
-__all__ = ["Plan", "SeriesPolicy", "plan_series", "read_series"]
+__all__ = ["Plan", "SeriesPolicy", "holds_slices", "plan_series", "read_series"]
 
 Source = Path | bytes
 _DEFAULT = SeriesPolicy()
@@ -80,6 +80,11 @@ def read_series(sources: Sequence[Source], policy: SeriesPolicy = _DEFAULT) -> l
 def plan_series(sources: Sequence[Source], policy: SeriesPolicy = _DEFAULT) -> list[Plan]:
     """Say from the headers alone which volumes `read_series` would give, with the same refusals but those of pixels."""
     return _plan(_open(sources, policy, pixels=False), policy)
+
+
+def holds_slices(dataset: pydicom.Dataset) -> bool:
+    """Say whether one object may hold several slices: an enhanced object or a mosaic."""
+    return is_enhanced(dataset) or is_mosaic(dataset)
 
 
 def _open(sources: Sequence[Source], policy: SeriesPolicy, *, pixels: bool) -> _Objects:

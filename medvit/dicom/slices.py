@@ -93,7 +93,7 @@ def classic(dataset: pydicom.Dataset, source: int) -> Slice:
         kind=(_image_type(dataset), _echo(dataset), _b_value(dataset)),
         moments=tuple(tags.words(dataset, keyword) or None for _, keyword in MOMENTS),
         instance=_instance(dataset),
-        rescale=rescale(dataset),
+        rescale=UNCHANGED if "ModalityLUTSequence" in dataset else rescale(dataset),  # one or the other (C.11.1)
     )
 
 

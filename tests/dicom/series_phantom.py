@@ -79,7 +79,7 @@ def dataset_of(plane: Plane, index: float, **changes: Any) -> Dataset:
     dataset.ImagePositionPatient = texts(plane.position(index))
     dataset.ImageOrientationPatient = texts((*plane.along_row, *plane.along_column))
     dataset.PixelSpacing = texts(plane.spacing)
-    dataset.SliceThickness = str(plane.step)
+    (dataset.SliceThickness,) = texts([plane.step])
     dataset.InstanceNumber = str(round(index) + 1)
     dataset.EchoTime = "30"
     pixels = changes.pop("pixels", plane.pixels(index))
@@ -220,7 +220,7 @@ def mosaic(plane: Plane = AXIAL, *, header: bool = True, downwards: bool = False
     corner = corner - np.array(plane.along_row) * plane.spacing[1] * (side - 1) * plane.shape[1] / 2
     corner = corner - np.array(plane.along_column) * plane.spacing[0] * (side - 1) * plane.shape[0] / 2
     dataset = dataset_of(
-        plane, 0, pixels=image, ImagePositionPatient=texts(corner), SpacingBetweenSlices=str(plane.step)
+        plane, 0, pixels=image, ImagePositionPatient=texts(corner), SpacingBetweenSlices=texts([plane.step])
     )
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
     if header:
