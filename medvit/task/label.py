@@ -19,7 +19,6 @@ UNCERTAIN = -1.0
 POLICIES = ("ignore", "ones", "zeros", "smooth")
 SMOOTH = (0.55, 0.85)  # Pham et al. 2021: uncertain labels trained as soft positives
 GOLDEN = 0.6180339887498949
-PLASTIC = 0.7548776662466927
 Policy = str | tuple[float, float]
 
 
@@ -120,11 +119,12 @@ def settle(
     return target, weight
 
 
-def starts(frame: pd.DataFrame, label: int, seed: int) -> NDArray[np.float64] | None:
-    """Return a number in [0, 1) per row from its uid, the label's index and the seed; None without uids."""
+def starts(frame: pd.DataFrame, label: str, seed: int) -> NDArray[np.float64] | None:
+    """Return a number in [0, 1) per row that follows from its uid, the label and the seed; None without uids.
+
+    Of 20 bits, so that 2 + u is exact in fp32.
+    """
     if "uid" not in frame:
         return None
-    heads = (hashlib.sha256(str(uid).encode()).digest()[:6] for uid in frame["uid"])
-    first = np.array([int.from_bytes(head, "big") / 2**48 for head in heads])
-    out: NDArray[np.float64] = (first + label * PLASTIC + seed * np.sqrt(2)) % 1.0
-    return out
+    heads = (hashlib.sha256(f"{seed}/{label}/{uid}".encode()).digest()[:3] for uid in frame["uid"])
+    return np.array([(int.from_bytes(head, "big") >> 4) / 2**20 for head in heads])

@@ -56,7 +56,7 @@ class Multilabel(Task):
         for k in range(self.outputs):
             column, gone, unsure = raw[:, k], np.isnan(raw[:, k]), raw[:, k] == UNCERTAIN
             smooth = any(isinstance(policy[k], tuple) for policy in (self.uncertain, self.missing))
-            start = starts(frame, k, self.seed) if smooth else None
+            start = starts(frame, self.names[k], self.seed) if smooth else None
             column, first = settle(column, unsure, self.uncertain[k], start)
             target[:, k], second = settle(column, gone, self.missing[k], start)
             if isinstance(self.missing[k], tuple):
