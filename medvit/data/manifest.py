@@ -112,7 +112,9 @@ def write(table: pd.DataFrame, root: Path, folder: Path, task_hint: dict[str, An
     table = _typed(table).sort_values("uid", ignore_index=True)
     manifest = Manifest(table, Path(root).resolve(), digest_of(table), dict(task_hint or {}))
     meta = {"digest": manifest.digest, "root": str(manifest.root), "task_hint": manifest.task_hint}
-    stored = pa.Table.from_pandas(table, preserve_index=False)
+    stored = pa.Table.from_pandas(
+        table.assign(files=[[os.fsencode(name) for name in names] for names in table["files"]]), preserve_index=False
+    )  # file names are bytes, and need not be UTF-8
     stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), _META: json.dumps(meta).encode()})
     replace_file(Path(folder) / MANIFEST, lambda draft: parquet.write_table(stored, draft))
     return manifest
@@ -144,7 +146,7 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     kinds: dict[str, str] = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_NUMBERS, "float64")
     kinds["lossy"] = "bool"
     typed = table.astype({name: kind for name, kind in kinds.items() if name in table})
-    typed["files"] = [list(names) for names in typed["files"]]
+    typed["files"] = [[os.fsdecode(name) for name in names] for names in typed["files"]]
     return typed
 
 

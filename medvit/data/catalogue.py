@@ -1,0 +1,193 @@
+"""From scanned objects to manifest rows: films one by one, series as volumes, copies once, refusals apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medvit.data.manifest import fact_columns
+from medvit.dicom.scan import JOINS
+from medvit.dicom.series import plan_series
+from medvit.dicom.series_policy import SeriesPolicy
+from medvit.errors import ConfigError, DicomRefusal
+from medvit.types import Facts
+
+log = logging.getLogger(__name__)
+FALLBACKS = ("", "study", "file")
+REFUSAL = ("code", "tag", "found", "allowed", "fix")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """`images`: manifest rows with `on.*` join keys; `excluded`: refused objects likewise, with the refusal's parts."""
+
+    images: pd.DataFrame
+    excluded: pd.DataFrame
+    counts: dict[str, int]
+
+
+def build(
+    scanned: pd.DataFrame,
+    root: Path,
+    skipped: Counter[str],
+    *,
+    kind: str = "auto",
+    patient_fallback: str = "",
+    policy: SeriesPolicy | None = None,
+    workers: int = 1,
+    progress: Callable[[int], object] | None = None,
+) -> Catalogue:
+    """Turn the rows of `scan` into films and volumes.
+
+    kind: "auto" makes volumes of MR, CT, PT and NM series and of NIfTI files; "film" or "volume" take all as such.
+    patient_fallback: what stands for a missing PatientID: "" refuses (`E-ID`), "study", or "file".
+
+    Raises:
+        ConfigError: an unknown `kind` or `patient_fallback`.
+    """
+    if kind not in {"auto", "film", "volume"} or patient_fallback not in FALLBACKS:
+        raise ConfigError(
+            f"data.kind={kind!r} (auto, film, volume), data.patient_fallback={patient_fallback!r} (empty, study, file)"
+        )
+    scanned = scanned.assign(name=[name.decode("utf-8", "surrogateescape") for name in scanned["name"]])
+    scanned["files"] = [[name] for name in scanned["name"]]
+    counts = Counter(skipped)
+    silent = scanned["code"] == "I-SKIP"
+    for found, number in scanned.loc[silent, "found"].value_counts().items():
+        counts[str(found)] += int(number)
+    objects = scanned[~silent]
+    good = _without_copies(objects[objects["code"] == ""].copy(), root, counts)
+    good = _with_patients(good, patient_fallback)
+    volume = good["kind"].eq("volume") if kind == "auto" else pd.Series(kind == "volume", index=good.index)
+    good["kind"] = ["volume" if one else "film" for one in volume]
+    bad = [objects[objects["code"] != ""], good[good["code"] != ""]]
+    broken = set(pd.concat(bad)["series"]) - {""}
+    torn = (good["kind"] == "volume") & good["series"].isin(broken) & (good["code"] == "")
+    fix = "repair or remove the refused files of this series"
+    _refuse(good, good.index[torn], DicomRefusal("E-SERIES", "other files of the series are refused", fix=fix))
+    bad[1] = good[good["code"] != ""]
+    good = good[good["code"] == ""]
+    films = _films(good[good["kind"] == "film"])
+    volumes, lost = _volumes(good[good["kind"] == "volume"], root, policy or SeriesPolicy(), workers, progress)
+    images = pd.concat([part for part in (films, volumes) if len(part)] or [films], ignore_index=True)
+    excluded = pd.concat([part for part in (*bad, lost) if len(part)] or [bad[0]], ignore_index=True)
+    return Catalogue(images, excluded, dict(counts))
+
+
+def _without_copies(good: pd.DataFrame, root: Path, counts: Counter[str]) -> pd.DataFrame:
+    """Keep one of several byte-identical files of one SOP instance; refuse all of those that differ (B073)."""
+    for _, group in good[good["uid"].duplicated(keep=False)].groupby("uid"):
+        if len({_file_hash(root / name) for name in group["name"]}) == 1:
+            counts["copy of the same object"] += len(group) - 1
+            good = good.drop(group.index[1:])
+        else:
+            found = f"{len(group)} different files with one SOPInstanceUID"
+            _refuse(
+                good, group.index, DicomRefusal("E-DUPUID", found, tag="(0008,0018)", fix="export the objects again")
+            )
+    return good
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return f"unreadable {path}"
+
+
+def _with_patients(good: pd.DataFrame, fallback: str) -> pd.DataFrame:
+    """Fill empty patient, study and series; a missing patient is a refusal unless a fallback was chosen (B106)."""
+    good["study"] = good["study"].where(good["study"] != "", good["uid"])
+    good["series"] = good["series"].where(good["series"] != "", good["uid"])
+    nobody = good["patient"] == ""
+    if fallback:
+        good.loc[nobody, "patient"] = good.loc[nobody, "study" if fallback == "study" else "uid"]
+    return good
+
+
+def refuse_nobody(images: pd.DataFrame, excluded: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Move rows that still have no patient (after the label table had its say) to the excluded ones: `E-ID`."""
+    nobody = images["patient"] == ""
+    if not nobody.any():
+        return images, excluded
+    lost = images[nobody].copy()
+    fix = "name the patient column of the label table (labels.patient) or set data.patient_fallback=study or file"
+    _refuse(lost, lost.index, DicomRefusal("E-ID", "no PatientID", tag="(0010,0020)", fix=fix))
+    return images[~nobody], pd.concat([excluded, lost], ignore_index=True)
+
+
+def _refuse(frame: pd.DataFrame, index: pd.Index, refusal: DicomRefusal) -> None:
+    for name in REFUSAL:
+        frame.loc[index, name] = getattr(refusal, name)
+
+
+def _films(good: pd.DataFrame) -> pd.DataFrame:
+    facts = pd.DataFrame([fact_columns(_facts(text)) for text in good["facts"]], index=good.index)
+    return pd.concat([_identity(good).assign(volume_key=""), facts], axis=1)
+
+
+def _identity(good: pd.DataFrame) -> pd.DataFrame:
+    keys = [f"on.{key}" for key in JOINS]
+    return good[["uid", "patient", "study", "series", "kind", "files", "study_year", *keys, *REFUSAL]]
+
+
+def _facts(text: str) -> Facts:
+    values = json.loads(text)
+    pair = values["spacing_mm"]
+    return Facts(**{**values, "spacing_mm": tuple(pair) if pair else None})
+
+
+def _volumes(
+    good: pd.DataFrame, root: Path, policy: SeriesPolicy, workers: int, progress: Callable[[int], object] | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return one row per volume of each series, and the series that are refused (one row each)."""
+    import joblib
+
+    groups = [group for _, group in good.groupby("series", sort=True)]
+    rows: list[dict[str, Any]] = []
+    lost: list[dict[str, Any]] = []
+    with joblib.Parallel(n_jobs=workers) as pool:
+        for start in range(0, len(groups), 64):  # a bounded number of series in flight
+            wave = groups[start : start + 64]
+            tasks = (joblib.delayed(_plan)([root / name for name in group["name"]], policy) for group in wave)
+            for group, result in zip(wave, pool(tasks), strict=True):
+                first = {str(key): value for key, value in _identity(group).iloc[0].items()}
+                first["files"] = list(group["name"])
+                if isinstance(result, DicomRefusal):
+                    lost.append({**first, "uid": first["series"], **{name: getattr(result, name) for name in REFUSAL}})
+                else:
+                    rows += _volume_rows(group, first, result)
+            if progress:
+                progress(sum(len(group) for group in wave))
+    return pd.DataFrame(rows), pd.DataFrame(lost)
+
+
+def _plan(paths: list[Path], policy: SeriesPolicy) -> list[tuple[str, tuple[int, ...]]] | DicomRefusal:
+    """Return key and source indices of each volume, or the refusal; runs in a worker."""
+    if all(path.name.lower().endswith((".nii", ".nii.gz")) for path in paths):
+        return [("", tuple(range(len(paths))))]
+    try:
+        return [(plan.key, plan.files) for plan in plan_series(paths, policy)]
+    except DicomRefusal as refusal:
+        return refusal
+
+
+def _volume_rows(
+    group: pd.DataFrame, first: dict[str, Any], plans: list[tuple[str, tuple[int, ...]]]
+) -> list[dict[str, Any]]:
+    names, found = list(group["name"]), []
+    for key, files in plans:
+        order = list(dict.fromkeys(files))
+        facts = fact_columns(_facts(group["facts"].iloc[order[0]]))
+        uid = hashlib.sha256(f"{first['series']}/{key}".encode()).hexdigest()[:32]
+        found.append({**first, "uid": uid, "files": [names[index] for index in order], "volume_key": key, **facts})
+    return found

@@ -1,0 +1,80 @@
+"""`python -m medvit.index`: a folder of images becomes manifest.parquet and exclusions.csv."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.config import entry
+from medvit.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from medvit.data.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+
+def index(
+    root: Path,
+    folder: Path,
+    labels: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+    *,
+    on_bad: str = "refuse",
+    workers: int = 1,
+    report: bool = False,
+) -> Manifest:
+    """Index all images below `root` into `folder`, join the label table, and return the manifest.
+
+    labels: the fields of `data.labels.LabelSpec`, None for no labels. options: `kind`, `patient_fallback`, `accept`,
+    `series` as in conf/index.yaml. A stopped index goes on where it was; unchanged files are never read twice.
+
+    Raises:
+        ConfigError: an unknown or contradictory setting.
+        DataError: nothing to index, refused objects (on_bad="refuse"; they are listed in exclusions.csv), a join that
+            does not fit, or a folder that cannot be written.
+    """
+    from medvit.data import indexing, manifest
+
+    if on_bad not in {"refuse", "skip"}:
+        raise ConfigError(f"on_bad={on_bad!r}: expected refuse or skip")
+    found = indexing.collect(Path(root), Path(folder), indexing.Options.of(options or {}, workers))
+    spec = indexing.label_spec(labels)
+    result = indexing.label(found, spec) if spec else indexing.unlabelled(found)
+    indexing.write_exclusions(result.excluded, Path(folder))
+    log.info("%s", indexing.account(result))
+    if len(result.excluded) and on_bad == "refuse":
+        raise DataError(indexing.refusal_text(result.excluded))
+    hint = {"targets": list(spec.target) if spec else [], "key_id": found.mask.key_id}
+    made = manifest.write(indexing.columns(result.images), Path(root), Path(folder), hint)
+    if report:
+        from medvit.report import quality
+
+        quality.write(made, Path(folder), result.excluded, result.counts)
+    return made
+
+
+def _check(settings: dict[str, Any]) -> list[str]:
+    problems, labels = [], settings["labels"]
+    if not Path(settings["data"]["root"]).is_dir():
+        problems.append("data.root is not a folder")
+    if labels["csv"] and not Path(labels["csv"]).is_file():
+        problems.append("labels.csv is not a file")
+    if labels["csv"] and not labels["target"]:
+        problems.append("labels.target is empty: name the label columns, e.g. labels.target=[finding]")
+    return problems
+
+
+@entry("index", _check)
+def run(settings: dict[str, Any]) -> None:
+    """Run the command of conf/index.yaml."""
+    data = dict(settings["data"])
+    root, folder = Path(data.pop("root")), Path(data.pop("folder"))
+    labels = settings["labels"] if settings["labels"]["csv"] else None
+    rest = {key: settings[key] for key in ("on_bad", "workers", "report")}
+    index(root, folder, labels, data, **rest)
+
+
+if __name__ == "__main__":
+    run()
