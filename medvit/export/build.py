@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvit.errors import BundleError
 from medvit.export import bundle as bundles
+from medvit.export.folder import writing
 from medvit.export.onnx import write_onnx
 from medvit.export.parity import Parity, Probabilities, Source, gate
 
@@ -49,7 +51,7 @@ def export(
         BundleError: parts are missing (and `draft` is False), `out` is taken or cannot be written, torch cannot write
             the network, or the exported path does not agree with the training path. Nothing is left behind.
     """
-    with bundles.writing(out) as part:
+    with writing(out, BundleError) as part:
         bundles.write_parts(part, contents, draft)
         _write_models(part, trained, contents)
         bundles.write_metadata(part, _monai_metadata(trained, contents))
@@ -66,7 +68,7 @@ def export(
 
 def write_draft(trained: Trained, contents: bundles.Contents, out: Path) -> Path:
     """Write a bundle marked DRAFT without the gate: what a run keeps as its MLflow model before it is evaluated."""
-    with bundles.writing(out) as part:
+    with writing(out, BundleError) as part:
         bundles.write_parts(part, replace(contents, thresholds={}, calibration={}), draft=True)
         _write_models(part, trained, contents)
         bundles.write_metadata(part, _monai_metadata(trained, contents))

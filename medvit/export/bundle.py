@@ -6,10 +6,8 @@ labels, thresholds, calibration, acceptance limits, golden cases and the hash of
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,31 +65,6 @@ class Contents:
         names = tuple(self.labels["names"])
         found = Decider(names, self.labels["activation"], self.calibration, self.thresholds).problems()
         return found + ([] if self.acceptance else ["acceptance: no limits"])
-
-
-@contextlib.contextmanager
-def writing(out: Path) -> Iterator[Path]:
-    """Give an empty folder beside `out` that becomes `out` at the end; on any error nothing is left behind.
-
-    Raises:
-        BundleError: `out` is there already and not empty, or the disk is full or read-only.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError("The output folder is there already and not empty. Give another out=DIR, or remove it.")
-    part = out.with_name(f".{out.name}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
-    except OSError as error:
-        raise BundleError(
-            f"The bundle cannot be written ({error.strerror}). Give out=DIR on a disk with space that you may write to."
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_parts(folder: Path, contents: Contents, draft: bool) -> None:

@@ -34,11 +34,25 @@ def activation(task: Mapping[str, Any]) -> dict[str, Any]:
     raise BundleError(f"A task of kind {kind!r} cannot be exported yet.")
 
 
+def from_frozen(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (thresholds, calibration) per name from the thresholds.json that evaluation froze on validation.
+
+    The first operating point of each finding decides; a finding without one has no threshold.
+    """
+    thresholds = {
+        name: {**points[0], "score": "calibrated", "chosen_on": content["validation"], "others": points[1:]}
+        for name, points in content["points"].items()
+        if points
+    }
+    return thresholds, dict(content["calibration"])
+
+
 @dataclass(frozen=True)
 class Decider:
     """Says what logits [n K] mean.
 
-    `calibration` is per name `{slope, intercept}`: calibrated = sigmoid(slope * logit(p) + intercept).
+    `calibration` is per name `{slope, intercept}`, as evaluation froze it on validation: sigmoid(slope * x + intercept)
+    of the log odds x; for classes that exclude each other the class's share of softmax(slope * logits + intercept).
     `thresholds` is per name `{threshold, score}` with score "calibrated" or "probability"; at or above is "present".
     """
 
@@ -52,8 +66,7 @@ class Decider:
         x = np.asarray(logits, np.float64)
         name = self.activation["name"]
         if name == "softmax":
-            e = np.exp(x - x.max(axis=1, keepdims=True))
-            return np.asarray(e / e.sum(axis=1, keepdims=True))
+            return _softmax(x)
         if name == "corn":
             steps: Array = np.cumprod(_sigmoid(x), axis=1, dtype=np.float64)
             return steps
@@ -69,11 +82,13 @@ class Decider:
         x, p = np.asarray(logits, np.float64), self.probabilities(logits)
         if self.activation["name"] not in _FINDINGS:
             return p
-        odds = x if self.activation["name"] == "sigmoid" else _logit(p)
+        softmax = self.activation["name"] == "softmax"
+        odds = x if softmax or self.activation["name"] == "sigmoid" else _logit(p)
         for column, name in enumerate(self.names):
             fit = self.calibration.get(name)
             if fit is not None:
-                p[:, column] = _sigmoid(float(fit["slope"]) * odds[:, column] + float(fit["intercept"]))
+                scaled = float(fit["slope"]) * odds + float(fit["intercept"])
+                p[:, column] = (_softmax if softmax else _sigmoid)(scaled)[:, column]
         return p
 
     def decisions(self, probability: Array, calibrated: Array) -> list[dict[str, str]]:
@@ -102,6 +117,11 @@ class Decider:
 def _sigmoid(x: NDArray[Any]) -> Array:
     e = np.exp(-np.abs(np.asarray(x, np.float64)))
     return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+def _softmax(x: NDArray[Any]) -> Array:
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
 def _logit(p: Array) -> Array:
