@@ -85,7 +85,7 @@ def densenet121(
 def segresnet(
     image_size: Sequence[int], in_channels: int = 1, filters: int = 16, blocks: Sequence[int] = (1, 2, 2, 4, 4)
 ) -> Convolutional:
-    """Return the encoder of SegResNet (Myronenko 2018, BraTS winner) with instance norm; every level but the first halves."""
+    """Return SegResNet's encoder (Myronenko 2018) with instance norm; every level but the first halves the image."""
     from monai.networks.nets.segresnet_ds import SegResEncoder
 
     net = SegResEncoder(len(image_size), filters, in_channels, norm="instance", blocks_down=tuple(blocks))

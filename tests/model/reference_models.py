@@ -1,25 +1,34 @@
-"""Tiny randomly filled models of the reference libraries, saved in their own format: what medvit must reproduce.
+"""Tiny filled models of the reference libraries, saved in their own format: what medvit must reproduce.
 
 Not a test: loaded by path from `test_reference_parity.py` and `make_golden.py`. Needs transformers, timm, open_clip,
-monai and einops (the extra `reference`). Every parameter is drawn at random, norms, tokens and gains included, because
-a model as initialised hides mistakes (a LayerScale of ones, a class token of zeros).
+monai and einops (the extra `reference`). Every parameter is filled, norms, tokens and gains included, because a model
+as initialised hides mistakes (a LayerScale of ones, a class token of zeros).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+LIBRARIES = ("torch", "transformers", "timm", "open_clip_torch", "monai")
 SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5}
 
+
+_spec = importlib.util.spec_from_file_location("golden", Path(__file__).with_name("golden.py"))
+assert _spec is not None
+assert _spec.loader is not None
+golden = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(golden)
 
 # Lets the libraries import beside a CPU build of torch, for which torchvision's operators do not exist.
 _TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
@@ -39,15 +48,30 @@ class Reference:
     image_size: tuple[int, ...] = (32, 32)
 
 
-def fill(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter a random value around what it was initialised to."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            scale = 0.5 / parameter.shape[-1] ** 0.5 if parameter.ndim > 1 and "token" not in name else 0.3
-            parameter.add_(noise * scale)
+def _reload(model: nn.Module, file: Path) -> Any:
+    """Fill the saved file with `golden.values` of its own keys and read it back into the reference."""
+    filled = golden.fill({key: tuple(tensor.shape) for key, tensor in load_file(file).items()})
+    save_file(filled, file, metadata={"format": "pt"})
+    if hasattr(model, "save_pretrained"):
+        return type(model).from_pretrained(file.parent).eval()
+    model.load_state_dict(filled)
     return model.eval()
+
+
+def _save(model: nn.Module, folder: Path, config: dict[str, Any]) -> Any:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return _reload(model, folder / "model.safetensors")
+
+
+def _rename(folder: Path, change: Callable[[str], str], config: dict[str, Any], extra: dict[str, Tensor]) -> None:
+    """Write the same tensors under another code base's names."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    names = {change(key): key for key in tensors}
+    save_file({new: tensors[old] for new, old in names.items()} | extra, file, metadata={"names": json.dumps(names)})
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def _hf(name: str, config: str, folder: Path, what: str = "tokens", **kw: Any) -> Reference:
@@ -59,8 +83,9 @@ def _hf(name: str, config: str, folder: Path, what: str = "tokens", **kw: Any) -
         numbers.setdefault("mlp_ratio", 2)
     if name == "ViTMAEModel":
         numbers["mask_ratio"] = 0.0
-    model = fill(getattr(transformers, name)(getattr(transformers, config)(**numbers)))
+    model = getattr(transformers, name)(getattr(transformers, config)(**numbers))
     model.save_pretrained(folder)
+    model = _reload(model, folder / "model.safetensors")
     resizes = config not in {"Dinov2Config", "Dinov2WithRegistersConfig", "DINOv3ViTConfig"}
 
     def run(image: Tensor) -> Tensor:
@@ -82,12 +107,9 @@ def _timm(name: str, folder: Path, what: str = "tokens", **kw: Any) -> Reference
 
     numbers = {**TIMM, **kw}
     numbers |= {} if "beit" in name else {"dynamic_img_size": True}
-    model = fill(timm.create_model(name, **numbers))
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
     config = {"architecture": name, "num_classes": 5, "model_args": {"num_heads": 3, "img_size": 32}}
-    config["global_pool"] = model.global_pool
-    (folder / "config.json").write_text(json.dumps(config))
+    model = timm.create_model(name, **numbers)
+    model = _save(model, folder, {**config, "global_pool": model.global_pool})
     return Reference(folder, model if what == "logits" else model.forward_features, what)
 
 
@@ -97,27 +119,21 @@ def _open_clip(folder: Path, **kw: Any) -> Reference:
     model = VisionTransformer(
         image_size=32, patch_size=8, width=48, layers=3, heads=3, mlp_ratio=2, output_dim=16, output_tokens=True, **kw
     )
-    fill(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {f"visual.{key}": value.contiguous() for key, value in model.state_dict().items()}
-    state["token_embedding.weight"] = torch.zeros(4, 4)
-    save_file(state, folder / "open_clip_model.safetensors")
+    model = _save(model, folder, {})
+    _rename(folder, lambda key: f"visual.{key}", {}, {"token_embedding.weight": torch.zeros(4, 4)})
     vision = {"image_size": 32, "layers": 3, "width": 48, "head_width": 16, "patch_size": 8}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": vision}}))
+    (folder / "config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": vision}}))
     return Reference(folder, lambda image: model(image)[1], "patches")
 
 
 def _biomedclip(folder: Path) -> Reference:
     import timm
 
-    model = fill(timm.create_model("vit_base_patch16_224", dynamic_img_size=True, **{**TIMM, "num_classes": 0}))
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {f"visual.trunk.{key}": value.contiguous() for key, value in model.state_dict().items()}
-    state["text.transformer.embeddings.weight"] = torch.zeros(4, 4)
-    state["visual.head.proj.weight"] = torch.zeros(4, 48)
-    save_file(state, folder / "open_clip_model.safetensors")
+    model = timm.create_model("vit_base_patch16_224", dynamic_img_size=True, **{**TIMM, "num_classes": 0})
+    model = _save(model, folder, {})
     vision = {"image_size": 32, "timm_model_name": "vit_base_patch16_224", "num_heads": 3}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": vision}}))
+    extra = {"text.transformer.embeddings.weight": torch.zeros(4, 4), "visual.head.proj.weight": torch.zeros(4, 48)}
+    _rename(folder, lambda key: f"visual.trunk.{key}", {"model_cfg": {"vision_cfg": vision}}, extra)
     return Reference(folder, model.forward_features)
 
 
@@ -125,12 +141,9 @@ def _monai(folder: Path, size: tuple[int, ...] = (16, 16, 16), **kw: Any) -> Ref
     from monai.networks.nets import ViT
 
     numbers: dict[str, Any] = {"in_channels": 1, "img_size": size, "patch_size": (8,) * len(size), "hidden_size": 48}
-    model = fill(ViT(**numbers, mlp_dim=96, num_layers=3, num_heads=3, spatial_dims=len(size), **kw))
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
-    config = {"num_attention_heads": 3, "image_size": list(size), "patch_size": 8, "num_channels": 1}
-    config["patch_size"] = [8] * len(size)
-    (folder / "config.json").write_text(json.dumps(config))
+    model = ViT(**numbers, mlp_dim=96, num_layers=3, num_heads=3, spatial_dims=len(size), **kw)
+    config = {"num_attention_heads": 3, "image_size": list(size), "patch_size": [8] * len(size), "num_channels": 1}
+    model = _save(model, folder, config)
     return Reference(folder, lambda image: model.norm(model(image)[1][-1]), channels=1, image_size=size)
 
 
@@ -139,12 +152,47 @@ def _memory_keys(folder: Path) -> Reference:
     reference = _hf("ViTModel", "ViTConfig", folder)
     import transformers
 
-    model = transformers.ViTModel.from_pretrained(folder)
-    state = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
-    save_file({key.replace("model.", "vit.", 1): value for key, value in state.items()}, folder / "model.safetensors")
+    state = transformers.ViTModel.from_pretrained(folder).state_dict()
+    save_file({f"vit.{key}": value.contiguous() for key, value in state.items()}, folder / "model.safetensors")
     return reference
 
 
+def _repository(timm_name: str, folder: Path, rules: list[tuple[str, str]], extra: dict[str, Tensor]) -> Reference:
+    """A checkpoint under the names of its authors' own repository, computed by timm, without an architecture's name."""
+    reference = _timm(timm_name, folder)
+
+    def change(key: str) -> str:
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    _rename(folder, change, {"num_attention_heads": 3, "image_size": 32}, extra)
+    return reference
+
+
+def _dinov3_repository(folder: Path) -> Reference:
+    """Meta's DINOv3 keeps a full qkv bias whose key third is switched off by a mask of the same shape."""
+    rules = [("reg_token", "storage_tokens"), (r"gamma_(\d)$", r"ls\1.gamma")]
+    reference = _repository("vit_base_patch16_dinov3_qkvb", folder, rules, {"rope_embed.periods": torch.ones(4)})
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    for block in range(3):
+        name = f"blocks.{block}.attn."
+        q, v = state.pop(f"{name}q_bias"), state.pop(f"{name}v_bias")
+        state[f"{name}qkv.bias"] = torch.cat([q, torch.full_like(q, torch.nan), v])
+        state[f"{name}qkv.bias_mask"] = torch.cat([torch.ones(48), torch.zeros(48), torch.ones(48)])
+    save_file(state, file)
+    return reference
+
+
+MASK = {"mask_token": torch.zeros(1, 48)}
+EVA = [
+    (r"attn\.([qv])_proj\.bias", r"attn.\1_bias"),
+    (r"mlp\.fc1_g", "mlp.w1"),
+    (r"mlp\.fc1_x", "mlp.w2"),
+    (r"mlp\.norm", "mlp.ffn_ln"),
+    (r"mlp\.fc2", "mlp.w3"),
+]
 VIT = ("ViTModel", "ViTConfig")
 BUILD: dict[str, Callable[[Path], Reference]] = {
     "hf vit": lambda f: _hf(*VIT, f),
@@ -204,6 +252,19 @@ BUILD: dict[str, Callable[[Path], Reference]] = {
     "timm dinov3 qkv bias": lambda f: _timm("vit_base_patch16_dinov3_qkvb", f),
     "timm dinov3 plus": lambda f: _timm("vit_small_plus_patch16_dinov3", f),
     "timm beit": lambda f: _timm("beit_base_patch16_224", f),
+    "repo mae, dino, medical mae": lambda f: _repository("vit_base_patch16_224", f, [], {}),
+    "repo dinov2": lambda f: _repository("vit_base_patch14_dinov2", f, [], MASK),
+    "repo dinov2 chunked": lambda f: _repository(
+        "vit_base_patch14_dinov2", f, [(r"^blocks\.(\d+)", r"teacher.backbone.blocks.0.\1")], MASK
+    ),
+    "repo dinov2 giant": lambda f: _repository(
+        "vit_giant_patch14_dinov2", f, [(r"mlp\.fc1", "mlp.w12"), (r"mlp\.fc2", "mlp.w3")], MASK
+    ),
+    "repo dinov2 registers": lambda f: _repository(
+        "vit_base_patch14_reg4_dinov2", f, [("reg_token", "register_tokens")], MASK
+    ),
+    "repo dinov3": _dinov3_repository,
+    "repo eva-x": lambda f: _repository("eva02_base_patch14_224", f, EVA, {"rope.freqs_cos": torch.zeros(4)}),
     "open_clip": _open_clip,
     "open_clip timm trunk": _biomedclip,
     "monai 3d": _monai,
@@ -213,5 +274,7 @@ BUILD: dict[str, Callable[[Path], Reference]] = {
     "monai 3d anisotropic": lambda f: _monai(f, size=(8, 24, 16)),
     "monai 2d": lambda f: _monai(f, size=(32, 24)),
 }
-# At another size than the file's: MONAI's and open_clip's ViT cannot do it, and timm's BEiT resizes another way.
-RESIZED = [name for name in BUILD if "monai" not in name and name not in {"timm beit", "open_clip"}]
+# At another size than the file's: MONAI's and open_clip's ViT cannot do it; timm resizes BEiT and the repositories'
+# models in its own way, which is not theirs.
+RESIZED = [name for name in BUILD if not name.startswith(("monai", "repo", "timm beit", "open_clip"))]
+RESIZED.append("open_clip timm trunk")
