@@ -126,7 +126,8 @@ class FilmPreprocess(Definition):
 
     def integers(self, source: Path | bytes | Film) -> NDArray[Any]:
         """Return what the cache keeps: display values times 255 (uint8) or 65535 (uint16), [1 H W]."""
-        return self.prepare(source).pixels[0]
+        pixels: NDArray[Any] = self.prepare(source).pixels[0]
+        return pixels
 
     def __call__(self, source: Path | bytes | Film) -> NDArray[np.float32]:
         """Return the model's input, float32 [1 H W], (display - mean) / std."""

@@ -127,7 +127,7 @@ class VolumePreprocess(Definition):
         on_canvas, on_inner = overlap(offset, inner, size)
         canvas[on_canvas] = np.clip(display[on_inner], 0, self.levels).astype(self.dtype)
         whole = volume.values.transpose(axes).shape
-        placement = Placement(volume.values.shape, (0, 0, 0), (len(kept), *whole[1:]), inner, offset, size, axes, flip)
+        placement = Placement(volume.values.shape, (0, 0, 0), whole, inner, offset, size, axes, flip)
         if self.mode == "slices":
             position = (np.asarray(kept, np.float32) - np.float32((whole[0] - 1) / 2)) * np.float32(steps[0])
             return Prepared(canvas[:, None], position, placement, volume.warnings)
