@@ -7,6 +7,7 @@ Needs neither torch nor MONAI nor MLflow. Exit codes: 0 all predicted, 10 some f
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from medvit.export.runtime import Result, Runtime
 
 SOME_REJECTED, INTERNAL = 10, 30
+_IDENTIFIERS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 logger = logging.getLogger(__name__)
 
 
@@ -91,11 +93,14 @@ def _units(files: Sequence[Path], series: bool) -> list[Unit]:
         uid = study = group = ""
         try:
             header = read_header(file)
-            names = [tags.word(header, key) for key in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")]
-            uid, study = (hide(kind, name) if name else "" for kind, name in zip(("uid", "study"), names, strict=False))
-            group = names[2]
+            uid, study, group = (
+                hide(kind, name) if (name := tags.word(header, key)) else ""
+                for kind, key in zip(("instance", "study", "series"), _IDENTIFIERS, strict=True)
+            )
         except DicomRefusal:
             logger.debug("file %d of %d has no header that can be read", place, len(files))
+        if series and group:
+            uid = hashlib.sha256(f"{group}/".encode()).hexdigest()[:32]  # as the manifest names a series of one volume
         groups[group if series and group else f"{place}"].append((file, place, uid, study))
     units = []
     for members in groups.values():

@@ -13,11 +13,15 @@ import numpy as np
 
 from medvit.errors import BundleError
 from medvit.export import bundle as bundles
+from medvit.export.acceptance import envelope
+from medvit.export.card import LICENCE, card
+from medvit.export.decision import activation, from_frozen
 from medvit.export.folder import writing
 from medvit.export.onnx import write_onnx
 from medvit.export.parity import Parity, Probabilities, Source, gate
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -145,7 +149,33 @@ def _monai_metadata(trained: Trained, contents: bundles.Contents) -> dict[str, A
 
 def labels_of(task: Mapping[str, Any], definitions: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the `labels` part for a task's `to_json()`; `definitions` says per name what it means (text, codes)."""
-    from medvit.export.decision import activation
-
     means = {name: dict((definitions or {}).get(name, {"text": name})) for name in task["names"]}
     return {"task": task["kind"], "names": list(task["names"]), "activation": activation(task), "definitions": means}
+
+
+def draft_contents(
+    name: str,
+    preprocess: Mapping[str, Any],
+    task: Mapping[str, Any],
+    facts: pd.DataFrame,
+    provenance: Mapping[str, Any],
+    definitions: Mapping[str, Any] | None = None,
+) -> bundles.Contents:
+    """Return what a bundle says of a network that is trained and not yet evaluated.
+
+    `preprocess` and `task` are their `to_json()`; `facts` are the manifest's rows of the training images (they set the
+    acceptance limits); `provenance` holds run_id, hashes, code and environment.
+    """
+    labels = labels_of(task, definitions)
+    text = card(name, labels, provenance, {})
+    return bundles.Contents(name, preprocess, labels, {}, {}, envelope(facts), provenance, text, LICENCE)
+
+
+def evaluated_contents(
+    draft: bundles.Contents, frozen: Mapping[str, Any], metrics: Mapping[str, float]
+) -> bundles.Contents:
+    """Return `draft` with what evaluation added: thresholds.json as it was frozen on validation, and test metrics."""
+    thresholds, calibration = from_frozen(frozen)
+    provenance = {**draft.provenance, "thresholds": frozen.get("hash", "")}
+    text = card(draft.name, draft.labels, provenance, metrics)
+    return replace(draft, thresholds=thresholds, calibration=calibration, provenance=provenance, card=text)
