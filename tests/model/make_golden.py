@@ -1,7 +1,8 @@
 """Write `golden/`: what the reference libraries make of checkpoints that `golden.py` can fill again anywhere.
 
 Run where the libraries are: `python tests/model/make_golden.py`. Stored are the names and shapes of every tensor, the
-config, and the reference's output for the first image of a batch; no weights.
+config, and the reference's output for one image; no weights. What cannot be built in this environment is kept (Primus
+needs timm < 1.0.23 and so an environment of its own).
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import json
 import sys
 import tempfile
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("reference_models", HERE / "reference_models.py")
@@ -28,10 +30,15 @@ golden = references.golden
 
 
 def main() -> None:
-    outputs: dict[str, torch.Tensor] = {}
-    checkpoints: dict[str, object] = {"versions": {name: version(name) for name in references.LIBRARIES}}
+    folder = HERE / "golden"
+    checkpoints = json.loads((folder / "checkpoints.json").read_text()) if folder.is_dir() else {"versions": {}}
+    outputs = load_file(folder / "outputs.safetensors") if folder.is_dir() else {}
+    checkpoints["versions"] |= {name: version(name) for name in references.LIBRARIES if find_spec(name.removesuffix("_torch"))}
     with tempfile.TemporaryDirectory() as scratch:
         for name, build in references.BUILD.items():
+            if not references.available(name):
+                sys.stderr.write(f"kept as it was, its library is not here: {name}\n")
+                continue
             reference = build(Path(scratch) / name.replace(" ", "_").replace(",", ""))
             with safe_open(reference.folder / "model.safetensors", "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -54,9 +61,9 @@ def main() -> None:
                 image = golden.values("image", (1, reference.channels, *size))
                 with torch.no_grad():
                     outputs[f"{name}|{size}"] = reference.run(image).contiguous()
-    (HERE / "golden").mkdir(exist_ok=True)
-    save_file(outputs, HERE / "golden" / "outputs.safetensors")
-    (HERE / "golden" / "checkpoints.json").write_text(json.dumps(checkpoints, separators=(",", ":")))
+    folder.mkdir(exist_ok=True)
+    save_file(outputs, folder / "outputs.safetensors")
+    (folder / "checkpoints.json").write_text(json.dumps(checkpoints, separators=(",", ":")))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+NEEDS = {"hf": "transformers", "primus": "dynamic_network_architectures", "monai": "monai"}  # all others: timm
 LIBRARIES = ("torch", "transformers", "timm", "open_clip_torch", "monai")
 SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5}
@@ -35,6 +36,13 @@ _TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
 for _name in ("nms", "qnms"):
     if not hasattr(torch.ops.torchvision, _name):
         _TORCHVISION.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def available(name: str) -> bool:
+    """Return whether the library that builds the reference `name` can be imported here."""
+    first = name.split(maxsplit=1)[0]
+    library = "open_clip" if name == "open_clip" else NEEDS.get(first, "timm")
+    return importlib.util.find_spec(library) is not None
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,21 @@ def _memory_keys(folder: Path) -> Reference:
     return reference
 
 
+def _primus(folder: Path, size: tuple[int, ...] = (16, 16, 16), **kw: Any) -> Reference:
+    """nnssl's Primus; it wants timm < 1.0.23, so it is built in an environment of its own."""
+    from dynamic_network_architectures.architectures.primus import Primus
+
+    model = Primus(1, 48, (8, 8, 8), 2, eva_depth=3, eva_numheads=4, input_shape=size, **kw)
+    model = _save(model, folder, {"num_attention_heads": 4, "image_size": list(size)})
+
+    def run(image: Tensor) -> Tensor:
+        x = model.down_projection(image).flatten(2).transpose(1, 2)
+        registers = [] if model.register_tokens is None else [model.register_tokens.expand(len(x), -1, -1)]
+        return model.eva(torch.cat([*registers, x], dim=1))[0]
+
+    return Reference(folder, run, channels=1, image_size=size)
+
+
 def _repository(timm_name: str, folder: Path, rules: list[tuple[str, str]], extra: dict[str, Tensor]) -> Reference:
     """A checkpoint under the names of its authors' own repository, computed by timm, without an architecture's name."""
     reference = _timm(timm_name, folder)
@@ -267,6 +290,10 @@ BUILD: dict[str, Callable[[Path], Reference]] = {
     "repo eva-x": lambda f: _repository("eva02_base_patch14_224", f, EVA, {"rope.freqs_cos": torch.zeros(4)}),
     "open_clip": _open_clip,
     "open_clip timm trunk": _biomedclip,
+    "primus": _primus,
+    "primus anisotropic": lambda f: _primus(f, size=(8, 24, 16)),
+    "primus layer scale, attention norm": lambda f: _primus(f, init_values=0.1, scale_attn_inner=True),
+    "primus registers": lambda f: _primus(f, num_register_tokens=4),
     "monai 3d": _monai,
     "monai 3d perceptron": lambda f: _monai(f, proj_type="perceptron"),
     "monai 3d sincos": lambda f: _monai(f, pos_embed_type="sincos"),
@@ -276,5 +303,5 @@ BUILD: dict[str, Callable[[Path], Reference]] = {
 }
 # At another size than the file's: MONAI's and open_clip's ViT cannot do it; timm resizes BEiT and the repositories'
 # models in its own way, which is not theirs.
-RESIZED = [name for name in BUILD if not name.startswith(("monai", "repo", "timm beit", "open_clip"))]
+RESIZED = [name for name in BUILD if not name.startswith(("monai", "primus", "repo", "timm beit", "open_clip"))]
 RESIZED.append("open_clip timm trunk")
