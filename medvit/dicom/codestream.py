@@ -44,6 +44,18 @@ def jpeg_shape(data: memoryview) -> Shape:
     raise DicomRefusal("E-CODEC", "a compressed frame has no JPEG frame header", fix="export the object again")
 
 
+def jpeg_colour(data: memoryview) -> str:
+    """Return "YBR_FULL" or "RGB" where a JPEG's JFIF or Adobe marker says so (ISO 10918-5, 10918-6), else ""."""
+    pos = 2
+    while pos + 16 <= len(data) and data[pos] == 0xFF and 0xE0 <= data[pos + 1] <= 0xFE:
+        if data[pos + 1] == 0xE0 and bytes(data[pos + 4 : pos + 8]) == b"JFIF":
+            return "YBR_FULL"
+        if data[pos + 1] == 0xEE and bytes(data[pos + 4 : pos + 9]) == b"Adobe":
+            return "YBR_FULL" if data[pos + 15] == 1 else "RGB"
+        pos += 2 + int(struct.unpack_from(">H", data, pos + 2)[0])
+    return ""
+
+
 def jpeg2000_shape(data: memoryview) -> Shape:
     """Return the size from the SIZ marker of a JPEG 2000 or HTJ2K codestream, bare or in a box (ISO 15444-1 A.5.1)."""
     at = bytes(data[:4096]).find(b"\xff\x4f\xff\x51")

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
+from medvit.dicom.decode import stored_colour
 from medvit.dicom.intensity import table_of
 from medvit.dicom.matrix import Matrix
 from medvit.dicom.policy import FilmPolicy
@@ -33,10 +34,11 @@ def luminance(
         raise DicomRefusal(
             "E-COLOUR", found, allowed="MONOCHROME1, MONOCHROME2", tag="(0028,0004)", fix="allow_rgb: luminance"
         )
-    steps.append(f"luminance of {m.photometric}")
+    photometric = stored_colour(dataset, m)
+    steps.append(f"luminance of {photometric}")
     if m.photometric == "PALETTE COLOR":
         stored, m = _palette(dataset, stored, m)
-    elif m.photometric.startswith("YBR_FULL"):
+    elif photometric.startswith("YBR_FULL"):
         return np.ascontiguousarray(stored[..., 0]), replace(m, samples=1, photometric="MONOCHROME2")
     if stored.dtype not in (np.uint8, np.uint16):
         raise DicomRefusal("E-COLOUR", f"colour of {m.allocated} bits", allowed="8 or 16", tag="(0028,0100)")

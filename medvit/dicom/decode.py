@@ -147,6 +147,18 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
     return (values if m.is_float else checked_bits(dataset, values, m)), name
 
 
+def stored_colour(dataset: pydicom.Dataset, m: Matrix) -> str:
+    """Return the colour space of the stored values: the declared one, unless a JPEG says otherwise about itself."""
+    element = dataset.get_item(m.pixel_tag)
+    if m.samples != 3 or CODECS.get(tags.word(dataset.file_meta, "TransferSyntaxUID")) is not _JPEG:
+        return m.photometric
+    said = codestream.jpeg_colour(codestream.frames(dataset, memoryview(element.value), m.frames)[0])
+    if not said or (said == "RGB") == (m.photometric == "RGB"):
+        return m.photometric
+    dataset.notes.append(f"W-COLOUR the JPEG holds {said}, {m.photometric} is declared")
+    return said
+
+
 def require_complete(dataset: pydicom.Dataset, m: Matrix) -> None:
     """Refuse (`E-TRUNC`) pixel data shorter than the header says, without decoding it."""
     element = dataset.get_item(m.pixel_tag)

@@ -87,8 +87,9 @@ def test_lossy_frames_are_within_six_levels_of_an_independent_decoder(zoo: pd.Da
         dataset = read_dataset(real_data / "zoo" / row.path, pixels=True)
         frame = codestream.frames(dataset, dataset.get_item(0x7FE00010).value, 1)[0]
         image = Image.open(io.BytesIO(frame))
-        image.draft(row.photometric[:3] if row.samples == 3 else "L", image.size)
-        reference = np.asarray(image.convert("YCbCr") if row.photometric.startswith("YBR") else image)
+        if row.samples == 3:
+            image.draft("YCbCr", image.size)  # the samples as stored, not converted to RGB
+        reference = np.asarray(image)
         assert np.abs(row.stored.astype(int) - reference).max() <= 6, row.path
         compared += 1
     assert compared >= 3
