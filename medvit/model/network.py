@@ -23,6 +23,7 @@ class Backbone(Protocol):
     grid: tuple[int, ...]
     blocks: nn.ModuleList
     divisor: tuple[int, ...]
+    training: bool
 
     def __call__(self, image: Tensor) -> Tokens:
         """Return the tokens of [B C *S]."""

@@ -1,0 +1,165 @@
+"""Tokens of a frozen backbone, computed once and kept on disk, so that a probe costs seconds instead of hours.
+
+A cache is found by what it was made from: the backbone's weights, the preprocessing, and the list of images. A file
+that is there is whole: it is written under another name and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medvit.errors import CacheError
+from medvit.model.network import Backbone
+from medvit.types import Tokens
+
+logger = logging.getLogger(__name__)
+KEEP = ("tokens", "pooled")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Cached features: `values` [n T W] fp16 (tokens, prefix first), or [n 1 2W] fp32 (class token beside mean)."""
+
+    values: NDArray[Any]
+    prefix: int
+    grid: tuple[int, ...]
+
+    def tokens(self, rows: NDArray[np.int64] | slice) -> Tokens:
+        """Return the tokens of `rows` in fp32, as the backbone gave them up to fp16 rounding.
+
+        Raises:
+            CacheError: the cache keeps pooled features only.
+        """
+        if not self.grid:
+            raise CacheError("this feature cache keeps pooled vectors; an attention head needs keep='tokens'")
+        both = torch.from_numpy(np.asarray(self.values[rows], np.float32))
+        return Tokens(both[:, : self.prefix], both[:, self.prefix :], self.grid)
+
+    def vectors(self) -> NDArray[np.float64]:
+        """Return one vector per image, fp64 [n 2W]: class token (or else the mean) beside the mean of patches."""
+        if not self.grid:
+            return np.asarray(self.values[:, 0], np.float64)
+        mean = np.stack([row[self.prefix :].mean(axis=0, dtype=np.float64) for row in self.values])
+        first = np.asarray(self.values[:, 0], np.float64) if self.prefix else mean
+        return np.concatenate([first, mean], axis=1)
+
+
+class FeatureCache:
+    """A folder of cached features; `limit_gib` refuses a cache that would be larger."""
+
+    def __init__(self, folder: Path, limit_gib: float = 16.0) -> None:
+        self.folder, self.limit = Path(folder), limit_gib
+
+    def get(
+        self,
+        backbone: Backbone,
+        preprocess: str,
+        uids: list[str],
+        batches: Iterable[tuple[tuple[str, ...], Float[Tensor, "B C *S"]]],
+        keep: str = "tokens",
+    ) -> Features:
+        """Return the features of `uids` in their order, from disk or by one pass through the backbone.
+
+        Args:
+            backbone: the frozen encoder; it is put into evaluation for the pass.
+            preprocess: digest of the preprocessing that made the images.
+            uids: pseudonyms of all images.
+            batches: uids and normalised images, in any order, each image once; read only when nothing is cached.
+            keep: "tokens" (fp16, for an attention head) or "pooled" (fp32, for logistic regression; far smaller).
+
+        Raises:
+            CacheError: an unknown `keep`, a cache beyond the limit, or images that are missing, unknown or twice.
+        """
+        if keep not in KEEP:
+            raise CacheError(f"feature cache keep={keep!r}: expected tokens or pooled")
+        made_of = {"weights": weights_digest(backbone), "preprocess": preprocess, "keep": keep, "uids": uids}
+        name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+        data, meta = self.folder / f"{name}.npy", self.folder / f"{name}.json"
+        if not (data.exists() and meta.exists()):
+            self._fill(backbone, uids, batches, keep, data, meta)
+        form = json.loads(meta.read_text())
+        return Features(np.load(data, mmap_mode="r"), form["prefix"], tuple(form["grid"]))
+
+    def _fill(
+        self, backbone: Backbone, uids: list[str], batches: Iterable[Any], keep: str, data: Path, meta: Path
+    ) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = {uid: row for row, uid in enumerate(uids)}
+        seen = np.zeros(len(uids), bool)
+        room, form = None, {"prefix": 0, "grid": []}
+        part = data.with_suffix(f".{os.getpid()}.part")
+        was_training = backbone.training
+        backbone.train(False)
+        try:
+            for names, image in batches:
+                rows = _rows(names, place, seen)
+                with torch.inference_mode():
+                    values, form = _kept(backbone(image), keep)
+                if room is None:
+                    room = self._room(part, (len(uids), *values.shape[1:]), values.dtype)
+                room[rows], seen[rows] = values, True
+            if room is None or not seen.all():
+                raise CacheError(f"feature cache: the loader left out {int((~seen).sum())} of {len(uids)} images")
+            room.flush()
+            written = part.with_suffix(".json")
+            written.write_text(json.dumps(form))
+            written.replace(meta)
+            part.replace(data)
+        finally:
+            part.unlink(missing_ok=True)
+            backbone.train(was_training)
+
+    def _room(self, part: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap[Any, Any]:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize / 2**30
+        if size > self.limit:
+            raise CacheError(
+                f"feature cache: {shape[0]} images would take {size:.1f} GiB and the limit is {self.limit:g} GiB; "
+                "keep='pooled' is smaller by the number of tokens, or raise the limit"
+            )
+        logger.info("feature cache: %d images, %.2f GiB", shape[0], size)
+        room: np.memmap[Any, Any] = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
+        return room
+
+
+def weights_digest(backbone: Backbone) -> str:
+    """Return the sha256 of all weights and buffers by name."""
+    module: Any = backbone
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        found.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _rows(names: tuple[str, ...], place: dict[str, int], seen: NDArray[np.bool_]) -> list[int]:
+    unknown = sum(name not in place for name in names)
+    rows = [place[name] for name in names if name in place]
+    twice = len(rows) - len(set(rows)) + int(seen[sorted(set(rows))].sum())
+    if unknown or twice:
+        raise CacheError(f"feature cache: the loader gave {unknown} unknown images and {twice} a second time")
+    return rows
+
+
+def _kept(tokens: Tokens, keep: str) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Return what is stored of a batch, and its form."""
+    if keep == "tokens":
+        both = torch.cat([tokens.prefix, tokens.patches], dim=1)
+        if not torch.isfinite(both.half()).all():
+            raise CacheError("feature cache: a token is beyond fp16 (65504) or not finite; use keep='pooled'")
+        return both.half().cpu().numpy(), {"prefix": tokens.prefix.shape[1], "grid": list(tokens.grid)}
+    mean = tokens.patches.float().mean(dim=1)
+    first = tokens.prefix[:, 0].float() if tokens.prefix.shape[1] else mean
+    return torch.cat([first, mean], dim=1)[:, None].cpu().numpy(), {"prefix": 0, "grid": []}

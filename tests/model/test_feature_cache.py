@@ -1,0 +1,130 @@
+"""Cached features: the right rows, computed once, never stale, never torn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medvit.errors import CacheError
+from medvit.model.design import Design, Regime
+from medvit.model.feature_cache import FeatureCache, weights_digest
+from medvit.model.vit import ViT
+
+UIDS = [f"{k:032x}" for k in range(7)]
+
+
+def vit(prefix: int = 1, seed: int = 0) -> ViT:
+    torch.manual_seed(seed)
+    return ViT([16, 16], [8, 8], 1, 24, 2, 2, Design(prefix=prefix), Regime(drop_path=0.5, keep=0.5))
+
+
+def images() -> torch.Tensor:
+    return torch.randn(7, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+class Loader:
+    """Batches in a mixed order, counting how often they were read."""
+
+    def __init__(self, order=(3, 1, 6, 0, 2, 5, 4), size: int = 3):
+        self.order, self.size, self.reads = list(order), size, 0
+
+    def __iter__(self):
+        self.reads += 1
+        for first in range(0, len(self.order), self.size):
+            rows = self.order[first : first + self.size]
+            yield tuple(UIDS[row] if row < 7 else "unknown" for row in rows), images()[[row % 7 for row in rows]]
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_cached_tokens_are_the_backbones_own_in_the_order_asked(tmp_path, prefix):
+    net = vit(prefix).train()
+    found = FeatureCache(tmp_path).get(net, "p", UIDS, Loader())
+    assert net.training  # put back
+    expected = net.eval()(images())  # without drop path and dropped patches
+    tokens = found.tokens(slice(None))
+    assert tokens.grid == (2, 2)
+    torch.testing.assert_close(tokens.prefix, expected.prefix, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(tokens.patches, expected.patches, atol=2e-3, rtol=1e-3)
+    mean = expected.patches.mean(1)
+    first = expected.prefix[:, 0] if prefix else mean
+    np.testing.assert_allclose(found.vectors(), torch.cat([first, mean], 1).detach().numpy(), atol=2e-3)
+
+
+def test_pooled_features_are_exact_and_refuse_to_be_tokens(tmp_path):
+    net = vit()
+    found = FeatureCache(tmp_path).get(net, "p", UIDS, Loader(), keep="pooled")
+    expected = net.eval()(images())
+    np.testing.assert_allclose(
+        found.vectors(), torch.cat([expected.prefix[:, 0], expected.patches.mean(1)], 1).detach().numpy(), atol=1e-6
+    )
+    with pytest.raises(CacheError, match="keep='tokens'"):
+        found.tokens(slice(None))
+
+
+def test_the_second_time_no_image_is_read(tmp_path):
+    loader, net = Loader(), vit()
+    first = FeatureCache(tmp_path).get(net, "p", UIDS, loader)
+    again = FeatureCache(tmp_path).get(vit(), "p", UIDS, loader)
+    assert loader.reads == 1
+    assert np.array_equal(first.values, again.values)
+
+
+def test_other_weights_preprocessing_or_images_are_another_cache(tmp_path):
+    loader, cache, changed = Loader(), FeatureCache(tmp_path), vit()
+    cache.get(vit(), "p", UIDS, loader)
+    with torch.no_grad():
+        changed.blocks[1].mlp.fc2.bias[3] += 1e-6
+    cache.get(changed, "p", UIDS, loader)
+    cache.get(vit(), "q", UIDS, loader)
+    cache.get(vit(), "p", UIDS[:3], Loader((0, 2, 1)))
+    cache.get(vit(), "p", UIDS, loader, keep="pooled")
+    assert loader.reads == 4
+    assert len(list(tmp_path.glob("*.npy"))) == 5
+
+
+def test_the_digest_sees_names_shapes_and_values():
+    assert weights_digest(vit()) == weights_digest(vit())
+    assert weights_digest(vit()) != weights_digest(vit(seed=1))
+    assert weights_digest(vit()) != weights_digest(vit(prefix=2))
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ((0, 1, 2, 3, 4, 5), "left out 1 of 7"),
+        ((0, 1, 2, 3, 4, 5, 6, 7), "1 unknown images and 0 a second time"),
+        ((0, 1, 2, 2, 4, 5, 6), "0 unknown images and 1 a second time"),
+        ((0, 0, 1, 2, 3, 4, 5, 6), "0 unknown images and 1 a second time"),
+        ((), "left out 7 of 7"),
+    ],
+)
+def test_a_loader_that_gives_other_images_leaves_no_cache_behind(tmp_path, order, message):
+    with pytest.raises(CacheError, match=message):
+        FeatureCache(tmp_path).get(vit(), "p", UIDS, Loader(order))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pass_that_breaks_off_leaves_nothing_and_the_next_one_is_whole(tmp_path):
+    def broken():
+        yield from list(Loader())[:1]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path).get(vit(), "p", UIDS, broken())
+    assert list(tmp_path.iterdir()) == []
+    assert FeatureCache(tmp_path).get(vit(), "p", UIDS, Loader()).values.shape == (7, 5, 24)
+
+
+def test_a_cache_beyond_the_limit_is_refused_before_it_is_written(tmp_path):
+    with pytest.raises(CacheError, match=r"limit is 1e-07 GiB; keep='pooled'"):
+        FeatureCache(tmp_path, limit_gib=1e-7).get(vit(), "p", UIDS, Loader())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tokens_beyond_fp16_are_refused_instead_of_becoming_infinite(tmp_path):
+    net = vit()
+    with torch.no_grad():
+        net.norm.weight.fill_(1e6)
+    with pytest.raises(CacheError, match="beyond fp16"):
+        FeatureCache(tmp_path).get(net, "p", UIDS, Loader())
