@@ -76,6 +76,25 @@ def fit(target: ArrayLike, logits: ArrayLike, kind: Literal["none", "temperature
     return Calibrator(kind, slope, intercept, y.size)
 
 
+def fit_softmax(onehot: ArrayLike, logits: ArrayLike) -> Calibrator:
+    """Return the one temperature of exclusive classes, [n K] one-hot targets and logits; noted where there is none."""
+    y, z = np.asarray(onehot, np.float64), np.asarray(logits, np.float64)
+    if y.shape != z.shape or y.ndim != 2 or not np.isfinite(z).all() or not (y.sum(axis=1) == 1).all():
+        raise EvaluationError(f"one-hot targets {y.shape} and logits {z.shape}; expected one finite [n K] each")
+    slope = 1.0
+    for _ in range(_STEPS):
+        scaled = slope * z
+        p = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        mean = (p * z).sum(axis=1)
+        bend = float(((p * z * z).sum(axis=1) - mean**2).sum())
+        step = float(((y * z).sum(axis=1) - mean).sum()) / bend if bend > 0 else np.inf
+        slope += float(np.clip(step, -0.5 * slope, slope))  # never through 0
+        if abs(step) < _FLAT * max(1.0, slope) and 1.0 / _STEEPEST <= slope <= _STEEPEST:
+            return Calibrator("temperature", slope, 0.0, len(y))
+    return Calibrator("temperature", images=len(y), note="not fitted: the classes are separated or ranked by chance")
+
+
 def recalibration(target: ArrayLike, logits: ArrayLike, weight: ArrayLike | None = None) -> Array:
     """Return calibration-in-the-large and calibration slope per draw [D 2]; ideal 0 and 1, NaN where undefined.
 

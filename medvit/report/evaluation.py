@@ -1,0 +1,247 @@
+"""The evaluation report: tables and figures from predictions, as JSON, CSV, PNG and one HTML page that opens offline.
+
+A section is a function over the test sample that returns tables and figures; sections made elsewhere (robustness,
+out-of-distribution, localisation) come as finished `Section`s in `Extras` and are printed in the order given.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medvit.metric.bootstrap import Interval
+from medvit.report import checklist, cohort, discrimination, figures, gallery, groups, probability
+from medvit.report.figures import Figure
+from medvit.report.frozen import Frozen
+from medvit.report.gallery import Picture, Pictures
+from medvit.report.predictions import Sample
+from medvit.report.table import Table, plain
+
+SCHEMA = "medvit.report/1"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Part of the page. Tables named in `hidden` go to JSON and CSV only: hundreds of rows nobody reads on paper."""
+
+    title: str
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    text: str = ""
+    hidden: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a report can hold besides predictions; every part may be left out.
+
+    `provenance`: plain values (run, digests, model, data, labels, ... see `checklist.FROM_PROVENANCE`), no paths;
+    `baselines`: name -> table with `uid` and `score.<finding>`; `train`: `uid`, `patient` of the training images;
+    `pictures`: uids -> uint8 arrays for the failure gallery; `sections`: finished sections of other modules;
+    `answers`: an author's answers to checklist items, by "CLAIM 2024 5".
+    """
+
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    baselines: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    train: pd.DataFrame | None = None
+    pictures: Pictures | None = None
+    sections: tuple[Section, ...] = ()
+    answers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report says: `headline` sentences, sections, and `content`, which is report.json."""
+
+    headline: Sequence[str]
+    sections: Sequence[Section]
+    content: dict[str, Any]
+    title: str = "Evaluation report"
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Return all tables by name."""
+        return {table.name: table for section in self.sections for table in section.tables}
+
+
+def make(test: Sample, validation: Sample, frozen: Frozen, extras: Extras | None = None) -> Report:
+    """Return the report of one test set.
+
+    Raises:
+        EvaluationError: shared patients, a missing group column, or a baseline of another test set.
+    """
+    extras = extras or Extras()
+    body = [*_sections(test, validation, frozen, extras), *extras.sections]
+    tables = {table.name: table for section in body for table in section.tables}
+    facts = checklist.facts(test, frozen, tables, extras.provenance)
+    items = checklist.checklist(facts, extras.answers)
+    source = _provenance(test, validation, frozen, extras)
+    body += [Section("Provenance", (source,)), Section("Reporting checklists", (items,))]
+    head = headline(test, tables)
+    content = {
+        "schema": SCHEMA,
+        "headline": head,
+        "spec": plain(test.spec.to_json()),
+        "thresholds": frozen.hash,
+        "digest": {"test": test.digest, "validation": validation.digest},
+        "tables": {table.name: table.to_json() for section in body for table in section.tables},
+        "figures": [
+            {"name": figure.name, "title": figure.title, "caption": figure.caption}
+            for section in body
+            for figure in section.figures
+        ],
+    }
+    return Report(head, body, content)
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write report.json, report.html, tables/*.csv and figures/*.png into `folder`; return the page's place."""
+    for part in ("tables", "figures"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for name, table in report.tables.items():
+        (folder / "tables" / f"{name}.csv").write_text(table.to_csv(), "utf-8")
+    for section in report.sections:
+        for figure in section.figures:
+            figure.save(folder / "figures")
+    text = json.dumps(report.content, indent=1, allow_nan=False, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", "utf-8")
+    page = folder / "report.html"
+    page.write_text(html(report), "utf-8")
+    return page
+
+
+def html(report: Report) -> str:
+    """Return the page: no script, no outside address, figures inside."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    filters: dict[str, Any] = {"bounds": bounds, "cell": cell, "exact": exact, "svg": _svg, "slug": _slug}
+    environment.filters.update(filters)
+    source = resources.files("medvit.report").joinpath("templates/evaluation.html").read_text("utf-8")
+    return environment.from_string(source).render(report=report)
+
+
+def cell(value: Any) -> str:
+    """Return a cell as it is read: three decimals and the interval in brackets, or why there is no number."""
+    if isinstance(value, Interval):
+        if not math.isfinite(value.value):
+            return value.note or "n/a"
+        return f"{_short(value.value)} {bounds(value)}"
+    if isinstance(value, float):
+        return _short(value) if math.isfinite(value) else "n/a"
+    return "" if value is None else str(value)
+
+
+def bounds(value: Interval) -> str:
+    """Return an interval's two ends in brackets, or why there are none."""
+    if not math.isfinite(value.low):
+        return f"(no interval: {value.note})"
+    return f"({_short(value.low)} to {_short(value.high)})"
+
+
+def exact(value: Any) -> str:
+    """Return the number with all its digits, as report.json has it, for the cell's attribute."""
+    number = value.value if isinstance(value, Interval) else value
+    return repr(float(number)) if isinstance(number, float) and math.isfinite(number) else ""
+
+
+def headline(test: Sample, tables: Mapping[str, Table]) -> list[str]:
+    """Return the sentences a reader must see first, each number with its interval."""
+    counts = cohort.counted(test)
+    lines = [
+        f"Tested on {counts['images']} images of {counts['patients']} patients ({counts['units']} units of analysis)."
+    ]
+    areas = tables["findings"].rows
+    summary = areas[-1:] if len(test.spec.names) > 1 else areas
+    lines += [f"AUROC, {row['finding']}: {cell(row['auroc'])}." for row in summary]
+    points = [row for row in tables["operating_points"].rows if "sensitivity" in row]
+    lines += [
+        f"{row['finding']} at the frozen threshold {row['threshold']:.3f} ({row['rule']}): sensitivity "
+        f"{cell(row['sensitivity'])}, specificity {cell(row['specificity'])}."
+        for row in points[:3]
+    ]
+    lines += [f"{row['finding']}: mean absolute error {cell(row['mae'])}." for row in tables["measurements"].rows]
+    lines += [f"Quadratic-weighted kappa {cell(row['kappa'])}." for row in tables["grades"].rows]
+    lines += [
+        f"{row['finding']}, model against the baseline “{row['baseline']}”: {row['verdict']}, by {cell(row['gain'])}."
+        for row in tables["baselines"].rows
+        if "gain" in row
+    ][:6]
+    if "baselines" in tables and not tables["baselines"].rows and test.spec.kind != "regression":
+        lines.append("No shortcut baseline was given: whether the model beats plain pixels or metadata is not shown.")
+    return lines
+
+
+def _sections(test: Sample, validation: Sample, frozen: Frozen, extras: Extras) -> list[Section]:
+    audited = cohort.audit(test, validation, extras.train)  # first: a leaking test set must not give a number
+    by_group, gaps = groups.subgroups(test, frozen)
+    areas, failed = discrimination.findings(test, frozen), gallery.failures(test, frozen)
+    curve, scaled = probability.reliability_curve(test, frozen), probability.calibration(test, frozen)
+    benefit, shares = probability.decision_curve(test, frozen), probability.histograms(test, frozen)
+    overall = {row["finding"]: row["auroc"] for row in areas.rows if isinstance(row["auroc"], Interval)}
+    drawn = {
+        "area": _some(figures.roc(test, frozen), figures.pr(test, frozen)),
+        "calibration": _some(figures.calibration(curve), figures.histograms(shares)),
+        "decision": _some(figures.decision(benefit)),
+        "forest": _some(figures.forest(by_group, overall)),
+    }
+    asked = discrimination.grades(test, frozen), discrimination.measurements(test)
+    return [
+        Section("Who was tested", (cohort.cohort(test, validation), audited)),
+        Section("Discrimination", (areas, *asked), drawn["area"]),
+        Section("Operating points", discrimination.operating_points(test, frozen)),
+        Section("Calibration", (scaled, curve, shares), drawn["calibration"], hidden=(curve.name, shares.name)),
+        Section(
+            "Clinical usefulness",
+            (benefit, probability.conformal(test, frozen)),
+            drawn["decision"],
+            hidden=("decision",),
+        ),
+        Section("Subgroups and fairness", (by_group, gaps), drawn["forest"]),
+        Section("Shortcut baselines", (cohort.baselines(test, frozen, extras.baselines),)),
+        Section("Shift", (cohort.shift(test, validation),)),
+        Section("Failures", (failed,), hidden=("failures",), pictures=tuple(gallery.pictures(failed, extras.pictures))),
+        Section("Annex", (discrimination.annex(test, frozen),)),
+    ]
+
+
+def _provenance(test: Sample, validation: Sample, frozen: Frozen, extras: Extras) -> Table:
+    given = {str(key): value for key, value in extras.provenance.items()}
+    ours = {
+        "report schema": SCHEMA,
+        "test set sha256": test.digest,
+        "validation set sha256": validation.digest,
+        "thresholds sha256": frozen.hash,
+        "numpy": np.__version__,
+    }
+    rows = [{"what": key, "value": json.dumps(plain(value)) if isinstance(value, (dict, list)) else str(value)}
+            for key, value in {**given, **ours}.items()]  # fmt: skip
+    return Table("provenance", "Provenance", {"what": "What", "value": "Value"}, rows)
+
+
+def _some(*drawn: Figure | None) -> tuple[Figure, ...]:
+    return tuple(figure for figure in drawn if figure is not None)
+
+
+def _short(value: float) -> str:
+    size = abs(value)
+    text = f"{value:.2g}" if 0 < size < 0.001 else f"{value:.3f}" if size < 10 else f"{value:.1f}"
+    return text.replace("-", "−")
+
+
+def _svg(text: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in text.lower())

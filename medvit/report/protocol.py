@@ -1,0 +1,118 @@
+"""The only way to the test set: freeze on validation, write the hash, then open the test predictions, once (EV-04)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from medvit.errors import EvaluationError
+from medvit.report import frozen as thresholds
+from medvit.report.evaluation import Extras, Report, make, write
+from medvit.report.frozen import Frozen
+from medvit.report.predictions import Sample, prepare, read_predictions
+from medvit.report.spec import EvaluationSpec
+
+logger = logging.getLogger(__name__)
+Source = pd.DataFrame | Path
+PREDICTIONS = "predictions.parquet"
+
+
+def freeze_thresholds(validation: Source, spec: EvaluationSpec, out: Path) -> Frozen:
+    """Fit calibration and operating points on validation predictions and write `out`/thresholds.json.
+
+    Raises:
+        EvaluationError: predictions that cannot be used, see `predictions.prepare`.
+    """
+    frozen = thresholds.freeze(prepare(read_predictions(validation), spec, "val"))
+    _written(frozen, out)
+    return frozen
+
+
+def evaluate_predictions(
+    validation: Source,
+    test: Source | Callable[[], pd.DataFrame],
+    spec: EvaluationSpec,
+    out: Path,
+    *,
+    recorded: str | None = None,
+    frozen: Path | None = None,
+    extras: Extras | None = None,
+    split: str = "test",
+) -> Report:
+    """Evaluate one test set and write the whole report, the thresholds and the predictions into `out`.
+
+    `test` may be a function: it is called only after thresholds.json is written and its hash is the one `recorded` with
+    the model. `frozen` is a thresholds.json from training or from a bundle; without it validation decides now.
+
+    Raises:
+        EvaluationError: swapped thresholds, predictions that cannot be used, or a test set that leaks; nothing of the
+            report is written then.
+    """
+    began = time.monotonic()
+    val_table = read_predictions(validation)
+    val = prepare(val_table, spec, "val")
+    decided = thresholds.freeze(val) if frozen is None else thresholds.read(frozen, recorded)
+    if frozen is not None:
+        thresholds.refuse_unfit(decided, val)
+    thresholds.refuse_other(decided, recorded)
+    file = _written(decided, out)
+    opened = test() if callable(test) else read_predictions(test)
+    sample = prepare(opened, spec, split)
+    report = make(sample, val, decided, extras)
+    decided = thresholds.read(file, decided.hash)  # still the same file after the test set was seen
+    _save(report, out, [(val_table, "val"), (opened, split)], spec, decided)
+    seconds = time.monotonic() - began
+    logger.info("%d images, %d draws: report written in %.1f s", sample.images, spec.bootstrap.draws, seconds)
+    return report
+
+
+def sides(file: Path, split: str = "test") -> tuple[pd.DataFrame, Callable[[], pd.DataFrame]]:
+    """Return the validation rows of a predictions.parquet, and a function that opens its test rows.
+
+    Raises:
+        EvaluationError: no such file, no `split` column, or no rows of validation.
+    """
+    if not file.is_file():
+        raise EvaluationError("the predictions file does not exist; give predictions=FOLDER/predictions.parquet")
+    return _rows(file, "val"), lambda: _rows(file, split)
+
+
+def sample_of(folder: Path, spec: EvaluationSpec, split: str = "test") -> tuple[Sample, Frozen]:
+    """Return the test sample and the frozen thresholds of an evaluation that was written into `folder`."""
+    return prepare(_rows(folder / PREDICTIONS, split), spec, split), thresholds.read(folder / "thresholds.json")
+
+
+def _rows(file: Path, split: str) -> pd.DataFrame:
+    try:
+        rows = pd.read_parquet(file, filters=[("split", "==", split)])
+    except (OSError, ValueError, KeyError) as error:
+        raise EvaluationError(
+            "the predictions file cannot be read; expected a parquet table with a column split, as evaluate writes it"
+        ) from error
+    if rows.empty:
+        raise EvaluationError(f"the predictions file has no rows of split {split}")
+    return rows
+
+
+def _written(frozen: Frozen, out: Path) -> Path:
+    try:
+        return thresholds.write(frozen, out)
+    except OSError as error:
+        raise EvaluationError(f"out cannot be written ({error.strerror}); give another out=DIR") from error
+
+
+def _save(
+    report: Report, out: Path, tables: list[tuple[pd.DataFrame, str]], spec: EvaluationSpec, frozen: Frozen
+) -> None:
+    both = pd.concat(
+        [thresholds.calibrated(table.assign(split=split), spec, frozen.calibration) for table, split in tables]
+    )
+    try:
+        write(report, out)
+        both.to_parquet(out / PREDICTIONS, index=False)
+    except OSError as error:
+        raise EvaluationError(f"the report cannot be written ({error.strerror}); give another out=DIR") from error
