@@ -41,6 +41,7 @@ class Checkpoint:
     std: tuple[float, ...]
     dropped: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    multilabel: bool = False
 
 
 def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | None = None) -> Checkpoint:
@@ -87,6 +88,7 @@ def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | 
         std=std if len(std) == channels else std[:1] * channels,
         dropped=tuple(dropped),
         labels=tuple(str(names[key]) for key in sorted(names, key=int)),
+        multilabel=config.get("problem_type") == "multi_label_classification",
     )
 
 

@@ -48,7 +48,7 @@ class NativeHead(nn.Module):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         state, width = checkpoint.head, checkpoint.width
-        self.pool, self.labels = checkpoint.pool, checkpoint.labels
+        self.pool, self.labels, self.multilabel = checkpoint.pool, checkpoint.labels, checkpoint.multilabel
         self.norm: nn.Module = (
             nn.LayerNorm(width, eps=checkpoint.design.eps) if "norm.weight" in state else nn.Identity()
         )
@@ -83,6 +83,11 @@ class NativeHead(nn.Module):
         if self.fc_dist is not None:
             logits = (logits + self.fc_dist(tokens.prefix[:, 1])) / 2
         return logits
+
+    def probabilities(self, tokens: Tokens) -> Float[Tensor, "B K"]:
+        """Return probabilities in [0, 1]: per label where config.json says multi-label, else over the classes."""
+        logits = self(tokens)
+        return torch.sigmoid(logits) if self.multilabel else torch.softmax(logits, dim=-1)
 
 
 def _classifier(state: State, name: str) -> nn.Linear | None:
