@@ -83,7 +83,8 @@ def collect(root: Path, folder: Path, options: Options) -> Indexed:
             scanned, skipped = scan(root, parts, mask, options.accept, workers=workers, progress=step)
     except OSError as error:
         raise DataError(
-            f"E-DISK data.folder cannot be written ({error.strerror or 'input/output error'}); free space or choose another"
+            f"E-DISK data.folder cannot be written: {error.strerror or 'input/output error'}; "
+            "free space or choose another"
         ) from error
     if scanned.empty or (scanned["code"] == "I-SKIP").all():
         told = "; ".join(f"{number} {why}" for why, number in skipped.items()) or "no file at all"

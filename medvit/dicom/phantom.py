@@ -83,8 +83,8 @@ def _write_patient(draft: Path, number: int, seed: int, prevalence: float) -> li
     rng = np.random.default_rng([seed, number, 1])
     patient = Patient(
         number=number,
-        size=float(np.clip(rng.normal(1.0, 0.07), 0.82, 1.2)),
-        girth=float(np.clip(rng.normal(1.0, 0.12), 0.75, 1.4)),
+        size=float(np.clip(rng.normal(1.0, 0.05), 0.87, 1.15)),
+        girth=float(np.clip(rng.normal(1.0, 0.08), 0.8, 1.25)),
         heart=float(np.clip(rng.normal(1.0, 0.1), 0.75, 1.35)),
         sex=str(rng.choice(["F", "M"])),
         age=int(rng.integers(18, 96)),
@@ -197,7 +197,7 @@ def _rays(patient: Patient, detector: Detector, view: str, rng: np.random.Genera
     rows, columns = detector.shape
     magnification = 1.12 if view == "AP" else 1.05
     pitch = detector.pitch_mm / (magnification * patient.size)
-    shift = rng.normal(0, 9, size=2)
+    shift = rng.normal(0, 5, size=2)
     x = (np.arange(columns) - (columns - 1) / 2) * pitch + shift[0]
     z = ((rows - 1) / 2 - np.arange(rows)) * pitch - 6 + shift[1]
     return np.tile(x, (rows, 1)), np.tile(z[:, None], (1, columns))
@@ -245,15 +245,15 @@ def _opacity(
         side = int(rng.integers(2))
         lung, dome = lungs[side].span(x, z), domes[side].span(x, z)
         offset = rng.uniform(-0.8, 0.8, size=3)
-        radius, density = float(rng.uniform(24, 44)), float(rng.uniform(0.7, 1.0))
+        radius, density = float(rng.uniform(32, 58)), float(rng.uniform(0.75, 1.0))
         centre = np.array(lungs[side].centre) + offset * lungs[side].axes
-        effect = 0.35 * density * _filled(centre, np.full(3, radius), x, z, (lung, heart, dome))
-        for _ in range(14):
+        effect = 0.5 * density * _filled(centre, np.full(3, radius), x, z, (lung, heart, dome))
+        for _ in range(18):
             spot = centre + rng.normal(0, 0.45 * radius, size=3)
-            axes = rng.uniform(7, 13) * rng.uniform(0.7, 1.3, size=3)
+            axes = rng.uniform(10, 18) * rng.uniform(0.7, 1.3, size=3)
             effect += density * _filled(spot, axes, x, z, (lung, heart, dome))
-        if effect.max() > 0.3 and np.linalg.norm(offset) < 1:
-            return np.minimum(effect, 0.9)
+        if effect.max() > 0.8 and np.linalg.norm(offset) < 1:
+            return np.minimum(effect, 1.6)
 
 
 def _filled(

@@ -31,7 +31,8 @@ from medvit.types import Facts
 
 JOINS = ("AccessionNumber", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "StudyID")
 VOLUMES = frozenset({"MR", "CT", "PT", "NM"})
-_FORMAT = 1
+_FORMAT = 2
+_NO_IMAGE = frozenset({"SEG", "RTDOSE"})
 _DICOM_NAMES = frozenset({".dcm", ".dicom", ".ima", ".dc3"})
 _REFUSAL = ("code", "tag", "found", "allowed", "fix")
 
@@ -112,8 +113,7 @@ def _row(root: Path, item: Found, mask: Mask, accept: Accept) -> dict[str, Any]:
             row |= {"kind": "film" if plain == "picture" else "volume"}
         else:
             facts = _read_dicom(path, row, mask)
-        if facts.modality or plain:
-            check_accepted(facts, accept)
+        check_accepted(facts, accept if row["kind"] == "film" else dataclasses.replace(accept, min_side=0))
         row["facts"] = json.dumps(dataclasses.asdict(facts))
     except OSError as error:
         _refuse(row, DicomRefusal("E-IO", f"the file cannot be read: {error.strerror}", fix="check the storage"))
@@ -127,6 +127,8 @@ def _read_dicom(path: Path, row: dict[str, Any], mask: Mask) -> Facts:
     dataset = read_header(path)
     row |= _identity(dataset, mask)
     row["kind"] = "volume" if tags.word(dataset, "Modality").upper() in VOLUMES else "film"
+    if tags.word(dataset, "Modality").upper() in _NO_IMAGE:
+        raise DicomRefusal("I-SKIP", "segmentation or dose, no image")
     facts = read_facts(dataset)
     year = tags.word(dataset, "StudyDate")[:4]
     row["study_year"] = int(year) if year.isdigit() else None
