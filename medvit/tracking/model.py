@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -60,15 +61,17 @@ def _save(place: Path, bundle: Path, ids: tuple[str, str], findings: tuple[str, 
     import pandas as pd
     from mlflow.models import Model
 
-    mlflow.pyfunc.save_model(
-        path=str(place),
-        python_model=str(CODE),
-        artifacts={"bundle": str(bundle)},
-        signature=signature(findings),
-        input_example=None if example is None else pd.DataFrame({"dicom": [example]}),
-        pip_requirements=[f"{package}=={metadata.version(package)}" for package in _NEEDS],
-        mlflow_model=Model(artifact_path="model", model_uuid=ids[1], run_id=ids[0], model_id=ids[1]),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # advice on type hints and examples; the signature is given
+        mlflow.pyfunc.save_model(
+            path=str(place),
+            python_model=str(CODE),
+            artifacts={"bundle": str(bundle)},
+            signature=signature(findings),
+            input_example=None if example is None else pd.DataFrame({"dicom": [example]}),
+            pip_requirements=[f"{package}=={metadata.version(package)}" for package in _NEEDS],
+            mlflow_model=Model(artifact_path="model", model_uuid=ids[1], run_id=ids[0], model_id=ids[1]),
+        )
     _drop_source(place / "MLmodel")
 
 
@@ -106,9 +109,9 @@ def register(run: Run, model_id: str, name: str, alias: str, tags: Mapping[str, 
     try:
         if not client.search_registered_models(filter_string=f"name = '{name}'"):
             client.create_registered_model(name)
-        version = client.create_model_version(
-            name, f"models:/{model_id}", run_id=run.id, model_id=model_id, tags=dict(tags or {})
-        )
+        # By its place: MLflow looks up "models:/ID" in its default store, which is not ours.
+        place = client.get_logged_model(model_id).artifact_location
+        version = client.create_model_version(name, place, run_id=run.id, model_id=model_id, tags=dict(tags or {}))
         client.set_registered_model_alias(name, alias, version.version)
     except MlflowException as error:
         raise RunError(f"MLflow refuses to register the model as {name!r}, alias {alias!r}: {error.message}") from error

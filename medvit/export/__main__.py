@@ -1,0 +1,32 @@
+"""`python -m medvit.export run=RUN_ID out=DIR`: an evaluated run as a bundle that a hospital can test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medvit.config import entry
+
+
+@entry("export")
+def main(settings: dict[str, Any]) -> None:
+    """Run the command of conf/export.yaml."""
+    from rich.console import Console
+
+    from medvit.release import prepare
+
+    release = prepare(settings["run"], Path(settings["tracking"]["folder"]), settings, settings["draft"])
+    done = release.write(Path(settings["out"]), settings["draft"])
+    release.run.tags({"medvit.bundle": done.digest})
+    parity = done.parity
+    Console().print(
+        f"bundle {done.digest[:12]}{' (DRAFT)' if settings['draft'] else ''} written; training and bundle differ by at"
+        f" most {parity.probability:.1e} in probability over {parity.images} images (allowed 1e-5).\n"
+        f"Use it: python -m medvit.predict bundle={settings['out']} input=DIR out=DIR",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

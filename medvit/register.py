@@ -1,0 +1,48 @@
+"""`python -m medvit.register run=RUN_ID name=NAME alias=candidate`: an evaluated run as a version in the registry."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from medvit.config import entry
+
+
+def register(run_id: str, name: str, alias: str, runs: Path, options: dict[str, Any] | None = None) -> str:
+    """Export the run through the parity gate, log the bundle as a model, register it and return the version.
+
+    Raises:
+        RunError: the run was not evaluated, changed since, or MLflow refuses name or alias.
+        BundleError: the exported path does not agree with training.
+    """
+    from medvit.release import example, prepare
+    from medvit.tracking import model
+
+    release = prepare(run_id, runs, options or {})
+    with tempfile.TemporaryDirectory() as folder:
+        done = release.write(Path(folder) / "bundle")
+        findings = tuple(release.contents.labels["names"])
+        sample = example() if release.trained.preprocess.kind == "film" else None
+        logged = model.log(release.run, done.folder, release.contents.name, findings, sample)
+    tags = {"medvit.bundle": done.digest, "medvit.run": release.run.id}
+    return model.register(release.run, logged.model_id, name, alias, tags)
+
+
+@entry("register")
+def main(settings: dict[str, Any]) -> None:
+    """Run the command of conf/register.yaml."""
+    from rich.console import Console
+
+    runs = Path(settings["tracking"]["folder"])
+    version = register(settings["run"], settings["name"], settings["alias"], runs, settings)
+    Console().print(
+        f"{settings['name']} version {version}, alias {settings['alias']}: "
+        f"mlflow.pyfunc.load_model('models:/{settings['name']}@{settings['alias']}')",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What leaves a run: everything `export` and `register` share, from a run's id to a bundle that passed the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from medvit.export.build import Exported, Trained
+    from medvit.export.bundle import Contents
+    from medvit.tracking.run import Run
+
+SAMPLES = 16  # films, or series, that the parity gate looks at
+
+
+@dataclass(frozen=True)
+class Release:
+    """A run made ready to leave: network and preprocessing, the contents of its bundle, and files for the gate."""
+
+    run: Run
+    trained: Trained
+    contents: Contents
+    samples: Sequence[Path | list[Path]]
+
+    def write(self, out: Path, draft: bool = False) -> Exported:
+        """Write the bundle through the parity gate; see `medvit.export.build.export`."""
+        from medvit.export.build import export
+
+        return export(self.trained, self.contents, self.samples, out, draft)
+
+
+def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = False) -> Release:
+    """Return the release of a finished run; without `draft` its evaluation must match its weights and data.
+
+    `options` may hold `name`, `licence` (text), `definitions` and `acceptance` (see conf/export.yaml), and `samples`
+    (a folder of DICOM files for the gate, in place of validation images of the run's own data set).
+
+    Raises:
+        RunError: no such run, unfinished, or (without `draft`) not evaluated or changed since.
+        DataError: the data set the run was trained on is no longer there or has changed.
+    """
+    from medvit.engine.checkpoint import load_run
+    from medvit.export.build import Trained, draft_contents, evaluated_contents
+    from medvit.tracking import evaluated, provenance
+    from medvit.tracking import run as tracking
+
+    run = tracking.get(run_id, runs, finished=True)
+    thresholds = None if draft else evaluated.check(run)
+    loaded = load_run(run.folder)
+    images = _Images(loaded.settings["data"], loaded.hashes)
+    origin = {"run_id": run.id, "hashes": evaluated.state(run), **provenance.environment()}
+    name = options.get("name") or f"{loaded.settings['data'].get('name') or 'medvit'} {run.id[:8]}"
+    contents = draft_contents(
+        name,
+        loaded.preprocess.to_json(),
+        loaded.task.to_json(),
+        images.side("train"),
+        origin,
+        options.get("definitions"),
+    )
+    if thresholds is not None:
+        contents = evaluated_contents(contents, thresholds, run.values)
+    limits = {**contents.acceptance, **(options.get("acceptance") or {})}
+    contents = replace(contents, acceptance={key: limit for key, limit in limits.items() if limit is not None})
+    if options.get("licence"):
+        contents = replace(contents, licence=f"{options['licence']}\n")
+    trained = Trained(loaded.network, loaded.preprocess, loaded.task.probabilities_numpy)
+    return Release(run, trained, contents, samples_in(options.get("samples")) or images.samples())
+
+
+class _Images:
+    """The images a run was trained on, as its manifest and split say, which must not have changed."""
+
+    def __init__(self, data: dict[str, Any], hashes: dict[str, str]) -> None:
+        from medvit.data import manifest, splits
+
+        self.manifest = manifest.read(Path(data["folder"]))
+        self.splits = splits.read(Path(data["folder"]), self.manifest)
+        self.fold = data.get("fold")
+        found = {"manifest": self.manifest.digest, "split": self.splits.digest}
+        changed = [key for key, value in found.items() if hashes.get(key, value) != value]
+        if changed:
+            raise DataError(
+                f"The {' and '.join(changed)} in data.folder changed since the run. Restore them, or train again."
+            )
+
+    def side(self, split: str) -> Any:
+        """Return the manifest rows of one side of the split."""
+        return self.splits.rows(self.manifest, split, self.fold)
+
+    def samples(self) -> list[Path | list[Path]]:
+        """Return files of some validation images, spread over all of them: never of the test side."""
+        rows = self.side("val")
+        chosen = rows.iloc[:: max(1, len(rows) // SAMPLES)].head(SAMPLES)
+        units = [[self.manifest.root / name for name in names] for names in chosen["files"]]
+        return [unit[0] if len(unit) == 1 else unit for unit in units]
+
+
+def samples_in(folder: str | None) -> list[Path | list[Path]]:
+    """Return the files below a folder; none when no folder was given.
+
+    Raises:
+        RunError: the folder is not there or empty.
+    """
+    if not folder:
+        return []
+    found = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    if not found:
+        raise RunError("samples: the folder is not there or holds no file. Give samples=DIR with DICOM files.")
+    return list(found)
+
+
+def example() -> bytes:
+    """Return one generated chest film as DICOM bytes: what MLflow keeps as the input example, never a patient's."""
+    import tempfile
+
+    from medvit.dicom.phantom import write_films
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_films(Path(folder) / "films", patients=1)
+        return min((Path(folder) / "films" / "dicom").rglob("IM*")).read_bytes()

@@ -1,0 +1,70 @@
+"""The seal of an evaluation: what exactly was evaluated, so that nothing else is registered or exported in its name."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import RunError
+from medvit.tracking.provenance import file_sha256
+from medvit.tracking.run import Run
+
+_HASHES, _WEIGHTS = "hashes.json", "checkpoints/best.safetensors"  # as medvit.engine.checkpoint leaves them
+
+
+def state(run: Run) -> dict[str, str]:
+    """Return the hashes of what the run stands on now: manifest, split, preprocessing, weights.
+
+    Raises:
+        RunError: the run's folder lacks its weights or hashes.
+    """
+    missing = [name for name in (_HASHES, _WEIGHTS) if not (run.folder / name).is_file()]
+    if missing:
+        raise RunError(f"The folder of run {run.id} lacks {', '.join(missing)}: it did not finish, or was cleaned up.")
+    hashes = json.loads((run.folder / _HASHES).read_text(encoding="utf-8"))
+    return {**{str(key): str(value) for key, value in hashes.items()}, "weights": file_sha256(run.folder / _WEIGHTS)}
+
+
+def record(run: Run, split: str, report: Path, thresholds: Mapping[str, Any]) -> None:
+    """Attach the seal `evaluation/<split>.json`, to be called when the report stands.
+
+    Args:
+        run: the run that was evaluated.
+        split: "test", or the name of another set.
+        report: report.json; its hash is kept, and the file is attached as `report/<split>/report.json`.
+        thresholds: the content of thresholds.json with its hash, frozen on validation.
+    """
+    seal = {"split": split, "hashes": state(run), "report": file_sha256(report), "thresholds": dict(thresholds)}
+    run.artifact(report, f"report/{split}/report.json")
+    run.json(seal, f"evaluation/{split}.json")
+
+
+def check(run: Run, split: str = "test") -> dict[str, Any]:
+    """Return the thresholds (thresholds.json) of the run's evaluation after checking that it is of this very model.
+
+    Raises:
+        RunError: the run was not evaluated on `split`, or its weights, data hashes or report changed since.
+    """
+    names = run.artifacts()
+    wanted = (f"evaluation/{split}.json", f"report/{split}/report.json")
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise RunError(
+            f"Run {run.id} has no evaluation on {split!r} ({', '.join(missing)} is missing). "
+            f"Evaluate it first: python -m medvit.evaluate run={run.id} split={split}"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        seal, report = (run.fetch(name, Path(folder) / str(place)) for place, name in enumerate(wanted))
+        content: dict[str, Any] = json.loads(seal.read_text(encoding="utf-8"))
+        found = {**state(run), "report": file_sha256(report)}
+    expected = {**content["hashes"], "report": content["report"]}
+    changed = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+    if changed:
+        raise RunError(
+            f"Run {run.id} is not what was evaluated: {', '.join(changed)} changed since. Evaluate it again."
+        )
+    thresholds: dict[str, Any] = content["thresholds"]
+    return thresholds
