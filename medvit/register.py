@@ -16,15 +16,13 @@ def register(run_id: str, name: str, alias: str, runs: Path, options: dict[str, 
         RunError: the run was not evaluated, changed since, or MLflow refuses name or alias.
         BundleError: the exported path does not agree with training.
     """
-    from medvit.release import example, prepare
+    from medvit.release import prepare, publish
     from medvit.tracking import model
 
     release = prepare(run_id, runs, options or {})
     with tempfile.TemporaryDirectory() as folder:
         done = release.write(Path(folder) / "bundle")
-        findings = tuple(release.contents.labels["names"])
-        sample = example() if release.trained.preprocess.kind == "film" else None
-        logged = model.log(release.run, done.folder, release.contents.name, findings, sample)
+        logged = publish(release.run, release.trained, release.contents, done.folder)
     tags = {"medvit.bundle": done.digest, "medvit.run": release.run.id}
     return model.register(release.run, logged.model_id, name, alias, tags)
 

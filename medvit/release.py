@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from medvit.errors import DataError, RunError
 if TYPE_CHECKING:
     from medvit.export.build import Exported, Trained
     from medvit.export.bundle import Contents
+    from medvit.tracking.model import Logged
     from medvit.tracking.run import Run
 
 SAMPLES = 16  # films, or series, that the parity gate looks at
@@ -100,6 +102,22 @@ class _Images:
         return [unit[0] if len(unit) == 1 else unit for unit in units]
 
 
+def publish_draft(run: Run, trained: Trained, contents: Contents) -> Logged:
+    """Log a network that was just trained as the run's model, its bundle marked DRAFT: what `train` calls at the end."""
+    from medvit.export.build import write_draft
+
+    with tempfile.TemporaryDirectory() as folder:
+        return publish(run, trained, contents, write_draft(trained, contents, Path(folder) / "bundle"))
+
+
+def publish(run: Run, trained: Trained, contents: Contents, bundle: Path) -> Logged:
+    """Log a bundle as the run's model, with a generated film as example; return its id and address."""
+    from medvit.tracking import model
+
+    sample = example() if trained.preprocess.kind == "film" else None
+    return model.log(run, bundle, contents.name, tuple(contents.labels["names"]), sample)
+
+
 def samples_in(folder: str | None) -> list[Path | list[Path]]:
     """Return the files below a folder; none when no folder was given.
 
@@ -116,8 +134,6 @@ def samples_in(folder: str | None) -> list[Path | list[Path]]:
 
 def example() -> bytes:
     """Return one generated chest film as DICOM bytes: what MLflow keeps as the input example, never a patient's."""
-    import tempfile
-
     from medvit.dicom.phantom import write_films
 
     with tempfile.TemporaryDirectory() as folder:
