@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ def build(
         raise ConfigError(
             f"data.kind={kind!r} (auto, film, volume), data.patient_fallback={patient_fallback!r} (empty, study, file)"
         )
-    scanned = scanned.assign(name=[name.decode("utf-8", "surrogateescape") for name in scanned["name"]])
+    names = [os.fsdecode(name) for name in scanned["name"]]  # may hold what is no text: objects, not strings
+    scanned = scanned.assign(name=pd.Series(names, index=scanned.index, dtype=object))
     scanned["files"] = [[name] for name in scanned["name"]]
     counts = Counter(skipped)
     silent = scanned["code"] == "I-SKIP"

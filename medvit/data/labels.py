@@ -212,7 +212,7 @@ def _unique_rows(rows: pd.DataFrame, name: str, spec: LabelSpec, mask: Mask) -> 
 
 
 def _slashes(value: str) -> str:
-    return value.replace("\\", "/").removeprefix("./")
+    return value.encode("utf-8", "backslashreplace").decode().replace("\\", "/").removeprefix("./")
 
 
 def _path_keys(images: pd.DataFrame, values: pd.Series) -> tuple[pd.Series, str]:
@@ -226,7 +226,7 @@ def _path_keys(images: pd.DataFrame, values: pd.Series) -> tuple[pd.Series, str]
         "file name without suffix": [path.name.removesuffix(".gz").rpartition(".")[0] or path.name for path in paths],
     }
     best = max(ways, key=lambda way: sum(key in wanted for key in ways[way]))
-    keys = pd.Series(ways[best], index=images.index, dtype=str)
+    keys = pd.Series([_slashes(key) for key in ways[best]], index=images.index, dtype=str)
     repeated = keys[keys.isin(wanted)].duplicated().sum()
     if repeated and best.startswith("file name"):
         raise DataError(

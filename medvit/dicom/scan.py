@@ -98,7 +98,7 @@ def read_chunk(root: Path, items: Sequence[Found], mask: Mask, accept: Accept) -
 
 def _row(root: Path, item: Found, mask: Mask, accept: Accept) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(("uid", "patient", "study", "series", "kind", *_REFUSAL), "")
-    row |= {"name": item.name, "study_year": None, "facts": "{}", **{f"on.{key}": "" for key in JOINS}}
+    row |= {"name": os.fsencode(item.name), "study_year": None, "facts": "{}", **{f"on.{key}": "" for key in JOINS}}
     row["uid"] = mask("file", item.name)
     path = root / item.name
     try:
@@ -173,7 +173,6 @@ def _key(items: Sequence[Found], salt: str) -> str:
 def _write_part(rows: list[dict[str, Any]], path: Path) -> None:
     draft = path.with_suffix(".draft")
     frame = pd.DataFrame(rows).astype({"study_year": "Int64"})
-    frame["name"] = [name.encode("utf-8", "surrogateescape") for name in frame["name"]]
     try:
         frame.to_parquet(draft, index=False)
         draft.replace(path)
