@@ -103,7 +103,7 @@ class _Images:
 
 
 def publish_draft(run: Run, trained: Trained, contents: Contents) -> Logged:
-    """Log a network that was just trained as the run's model, its bundle marked DRAFT: what `train` calls at the end."""
+    """Log a network that was just trained as the run's model, its bundle marked DRAFT: the end of `train`."""
     from medvit.export.build import write_draft
 
     with tempfile.TemporaryDirectory() as folder:
