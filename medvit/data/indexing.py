@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -123,8 +124,9 @@ def label_spec(values: dict[str, Any] | None) -> LabelSpec | None:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(f"labels: unknown {', '.join(unknown)}; known are {', '.join(known)}")
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return LabelSpec(**{**given, "csv": Path(given["csv"])})
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    given["csv"] = Path(values["csv"])
+    return LabelSpec(**given)
 
 
 def label(found: Indexed, spec: LabelSpec) -> Indexed:
@@ -189,11 +191,10 @@ def _counted(values: pd.Series) -> str:
 def refusal_text(excluded: pd.DataFrame) -> str:
     """Return the table of refusals by reason, for the error that stops the command."""
     lines = [f"{len(excluded)} objects are refused and nothing was indexed (on_bad=refuse):"]
-    groups = excluded.groupby(["code", "tag", "found"]).agg(
-        number=("uid", "size"), first=("uid", "first"), fix=("fix", "first")
-    )
-    for (code, tag, found), row in groups.sort_values("number", ascending=False).head(20).iterrows():
-        fix = f'; fix="{row["fix"]}"' if row["fix"] else ""
-        lines.append(f"  {row['number']} x {code} {tag} {found} (e.g. {str(row['first'])[:12]}){fix}")
+    reasons = Counter(zip(*(excluded[name] for name in ("code", "tag", "found", "fix")), strict=True))
+    first = dict(zip(excluded["found"][::-1], excluded["uid"][::-1], strict=True))
+    for (code, tag, found, remedy), number in reasons.most_common(20):
+        fix = f'; fix="{remedy}"' if remedy else ""
+        lines.append(f"  {number} x {code} {tag} {found} (e.g. {first[found][:12]}){fix}")
     lines.append(f"all are listed in {EXCLUSIONS}; repair them, or leave them out with on_bad=skip")
     return "\n".join(lines)

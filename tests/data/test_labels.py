@@ -1,0 +1,143 @@
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medvit.data.labels import LabelSpec, join, read_table
+from medvit.dicom.scan import JOINS
+from medvit.errors import ConfigError, DataError
+
+
+def mask(kind, *parts):
+    return f"{kind}:{'/'.join(parts)}"[::-1]
+
+
+def images(values, on="AccessionNumber"):
+    frame = pd.DataFrame({"uid": [f"u{i}" for i in range(len(values))], "patient": "p", "study": "s"})
+    frame["files"] = [[f"d/f{i}.png"] for i in range(len(values))]
+    for key in JOINS:
+        frame[f"on.{key}"] = [mask(f"on.{key}", value) for value in values] if key == on else ""
+    return frame
+
+
+NONE = images([])
+
+
+def joined(tmp_path, text, values, spec=None, excluded=NONE):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    given_spec = LabelSpec(path, **{"target": ("y",), **(spec or {})})
+    return join(images(values), excluded, read_table(given_spec), given_spec, mask)
+
+
+def test_bom_semicolons_crlf_and_decimal_commas_are_read_and_stated(tmp_path):
+    text = "\ufeffAccessionNumber;y;age\r\nA;1;3,5\r\nB;0;4,25\r\n".encode()
+    result, notes = joined(tmp_path, text, ["A", "B"], {"keep": ("age",)})
+    assert list(result["label.y"]) == [1, 0]
+    assert list(result["table.age"]) == [3.5, 4.25]
+    assert "UTF-8 with BOM, ';' between columns, CRLF" in notes[0]
+    assert "column age: decimal comma" in notes
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_other_encodings_are_read_and_stated(tmp_path, encoding):
+    result, notes = joined(tmp_path, "AccessionNumber,y\nA,größer\nB,kleiner\n".encode(encoding), ["A", "B"])
+    assert list(result["label.y"]) == ["größer", "kleiner"]
+    assert {"utf-16": "UTF-16", "cp1252": "Windows-1252"}[encoding] in notes[0]
+
+
+def test_a_quoted_comma_does_not_fool_the_delimiter(tmp_path):
+    result, _ = joined(tmp_path, 'AccessionNumber,y\nA,"mass, left"\nB,none\n', ["A", "B"])
+    assert list(result["label.y"]) == ["mass, left", "none"]
+
+
+def test_leading_zeros_of_identifiers_are_kept(tmp_path):
+    result, _ = joined(tmp_path, "AccessionNumber,y\n007,1\n7,0\n", ["007", "7"])
+    assert list(result["label.y"]) == [1, 0]
+
+
+def test_missing_labels_stay_missing_and_none_is_a_word(tmp_path):
+    result, _ = joined(tmp_path, "AccessionNumber,y\nA,none\nB,\nC,virus\n", ["A", "B", "C"])
+    assert list(result["label.y"].isna()) == [False, True, False]
+    assert result["label.y"][0] == "none"
+
+
+def test_missing_columns_are_all_named_with_the_nearest(tmp_path):
+    with pytest.raises(DataError) as error:
+        joined(tmp_path, "Accession,findng\nA,1\n", ["A"], {"target": ("finding",), "keep": ("site",)})
+    text = str(error.value)
+    assert "nearest: 'Accession'" in text
+    assert "nearest: 'findng'" in text
+    assert "labels.keep: no column 'site'" in text
+
+
+def test_rows_that_disagree_are_refused_and_equal_ones_are_counted(tmp_path):
+    with pytest.raises(DataError, match=r"E-LABEL 1 keys .*disagree in y"):
+        joined(tmp_path, "AccessionNumber,y\nA,1\nA,0\nB,0\n", ["A", "B"])
+    _, notes = joined(tmp_path, "AccessionNumber,y\nA,1\nA,1\nB,0\n", ["A", "B"])
+    assert "1 repeated label rows that agree" in notes
+
+
+def test_no_raw_identifier_stands_in_a_join_error(tmp_path):
+    with pytest.raises(DataError) as error:
+        joined(tmp_path, "AccessionNumber,y\nSECRET1,1\nSECRET2,0\nA,1\n", ["A", "SECRET3"])
+    assert "1 images have no label row" in str(error.value)
+    assert "2 label rows have no image" in str(error.value)
+    assert "SECRET" not in str(error.value)
+
+
+def test_unmatched_images_are_kept_without_label_or_dropped(tmp_path):
+    text = "AccessionNumber,y\nA,1\nB,0\nZ,0\n"
+    kept, notes = joined(tmp_path, text, ["A", "B", "C"], {"unmatched": "keep"})
+    assert kept["label.y"].isna().sum() == 1
+    assert "2 of 3 images and 2 of 3 label rows match" in notes
+    dropped, _ = joined(tmp_path, text, ["A", "B", "C"], {"unmatched": "drop"})
+    assert list(dropped["uid"]) == ["u0", "u1"]
+
+
+def test_a_label_row_of_a_refused_object_is_explained(tmp_path):
+    text = "AccessionNumber,y\nA,1\nB,0\nC,1\n"
+    result, _ = joined(tmp_path, text, ["A", "B"], excluded=images(["C"]))
+    assert len(result) == 2
+
+
+def test_a_join_on_the_wrong_identifier_names_the_right_one(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("AccessionNumber,y\n01,1\n2,0\n")
+    spec = LabelSpec(path, ("y",))
+    with pytest.raises(DataError, match=r"2 rows would match on PatientID with leading zeros removed"):
+        join(images(["1", "2"], on="PatientID"), NONE, read_table(spec), spec, mask)
+
+
+def test_one_class_only_is_refused(tmp_path):
+    with pytest.raises(DataError, match="one class only: y has 1 value in 2"):
+        joined(tmp_path, "AccessionNumber,y\nA,1\nB,1\n", ["A", "B"])
+
+
+def test_names_that_stand_twice_are_not_joined_by_name(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("path,y\nf0.png,1\nf1.png,0\n")
+    spec = LabelSpec(path, ("y",), on="path")
+    twice = pd.concat([images(["A", "B"]), images(["C"])], ignore_index=True)
+    twice.at[2, "files"] = ["other/f0.png"]
+    with pytest.raises(DataError, match="several folders"):
+        join(twice, NONE, read_table(spec), spec, mask)
+
+
+def test_settings_that_do_not_exist_are_named():
+    with pytest.raises(ConfigError, match=r"nearest: 'AccessionNumber'[\s\S]*unmatched='maybe'[\s\S]*target is empty"):
+        LabelSpec("x.csv", (), on="Accesion Number", unmatched="maybe")
+
+
+@given(
+    st.dictionaries(
+        st.text("AB01;|, \"'", min_size=1, max_size=8).map(str.strip).filter(bool), st.integers(0, 3), min_size=2
+    )
+)
+def test_any_identifiers_survive_the_csv(tmp_path_factory, labels):
+    if len(set(labels.values())) < 2:
+        return
+    folder = tmp_path_factory.mktemp("csv")
+    pd.DataFrame({"AccessionNumber": list(labels), "y": list(labels.values())}).to_csv(folder / "in.csv", index=False)
+    result, _ = joined(folder, (folder / "in.csv").read_bytes(), list(labels))
+    assert list(result["label.y"]) == list(labels.values())
