@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
+from medvit.dicom import tags
 from medvit.dicom.decode import stored_frames
 from medvit.dicom.facts import read_facts
 from medvit.dicom.read import modality_values
@@ -33,6 +34,7 @@ def fill(plan: Plan, datasets: dict[int, pydicom.Dataset], policy: SeriesPolicy)
     first = plan.slices[0]
     values = np.empty((len(plan.slices), *first.shape), np.float32)
     decoders: Counter[str] = Counter()
+    floors: list[np.float32] = []
     open_source, stored = -1, np.empty(0)
     for index, one in enumerate(plan.slices):
         if one.source != open_source:
@@ -42,8 +44,14 @@ def fill(plan: Plan, datasets: dict[int, pydicom.Dataset], policy: SeriesPolicy)
         top, left = one.corner
         plane = stored[one.frame, top : top + one.shape[0], left : left + one.shape[1]]
         _rescaled(plane, one.rescale, policy, values[index])
+        padding = _padding(datasets[one.source], plane)
+        if padding is not None:
+            floors.append(values[index][padding].min())
+            values[index][padding] = np.nan
     affine = plan.stack.affine(first.orientation, first.spacing)
     steps = [*plan.steps, *(f"decode {name}" for name in sorted(decoders)), _rescale_step(plan.slices, policy)]
+    if floors:
+        steps.append(_fill_padding(values, floors))
     warnings = list(plan.warnings)
     if any(one.rescale.philips for one in plan.slices):
         kind = "DV, as displayed" if policy.philips == "displayed" else "FP, floating point"
@@ -70,6 +78,32 @@ def _decode(datasets: dict[int, pydicom.Dataset], one: Slice) -> tuple[NDArray[A
     if stored.ndim == 4:
         stored = stored @ _LUMINANCE if one.identity.photometric == "RGB" else stored[..., 0]
     return stored, decoder
+
+
+def _padding(dataset: pydicom.Dataset, plane: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Return where a plane holds padding (PS3.3 C.7.5.1.1.2), None if it holds none."""
+    if plane.dtype.kind == "f":
+        if not np.isfinite(plane).all():
+            raise DicomRefusal("E-CONST", "voxels that are not finite numbers", tag="(7FE0,0008)")
+        return None
+    signed = plane.dtype.kind == "i"
+    value = tags.padding(dataset, signed=signed)
+    if value is None:
+        return None
+    limit = tags.short(dataset, "PixelPaddingRangeLimit", value, signed=signed)
+    padded: NDArray[np.bool_] = (plane >= min(value, limit)) & (plane <= max(value, limit))
+    return padded if padded.any() else None
+
+
+def _fill_padding(values: NDArray[np.float32], floors: list[np.float32]) -> str:
+    """Give the voxels marked NaN the darkest value of the volume, or their own if that is darker; say what was done."""
+    empty = np.isnan(values)
+    share = float(empty.mean())
+    if share == 1:
+        raise DicomRefusal("E-CONST", "every voxel is padding", allowed="an image", tag="(0028,0120)")
+    floor = min(float(np.nanmin(values)), float(min(floors)))
+    values[empty] = floor
+    return f"padding filled with {floor:.9g} share={share:.4f}"
 
 
 def _rescaled(plane: NDArray[Any], rescale: Rescale, policy: SeriesPolicy, out: NDArray[np.float32]) -> None:

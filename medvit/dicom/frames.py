@@ -5,20 +5,19 @@ A macro is taken from the frame's own item, else from the shared item, else (som
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 import pydicom
 
 from medvit.dicom import tags
+from medvit.dicom.private import Private
 from medvit.dicom.slices import (
     MOMENTS,
     Kind,
     Rescale,
     Slice,
-    double,
+    binary,
     identity,
-    philips_scale,
     pixel_spacing,
     required,
     rescale,
@@ -84,21 +83,20 @@ def _kind(groups: _Groups) -> Kind:
     frame_type = groups.macro("MRImageFrameTypeSequence")
     words = tags.words(frame_type, "FrameType") or tags.words(groups.dataset, "ImageType")
     component = tags.words(frame_type, "ComplexImageComponent")
-    echo = double(groups.macro("MREchoSequence"), "EffectiveEchoTime")
+    echo = binary(groups.macro("MREchoSequence"), "EffectiveEchoTime")
     diffusion = groups.macro("MRDiffusionSequence")
     return (
         tuple(word.upper() for word in words + component),
         None if echo is None else round(echo, 3),
-        double(diffusion, "DiffusionBValue"),
+        binary(diffusion, "DiffusionBValue"),
     )
 
 
 def _moment(groups: _Groups, keyword: str) -> object:
     if keyword == "TemporalPositionIndex":
-        data, value = tags.raw(groups.macro("FrameContentSequence"), keyword)
-        return value if not data else struct.unpack("<I", data[:4])[0]
+        return binary(groups.macro("FrameContentSequence"), keyword, "I")
     if keyword == "TriggerTime":
-        return double(groups.macro("CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime")
+        return binary(groups.macro("CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime")
     if keyword == "DiffusionGradientOrientation":
         diffusion = groups.macro("MRDiffusionSequence")
         direction = next(iter(diffusion.get("DiffusionGradientDirectionSequence", ())), None)
@@ -109,4 +107,4 @@ def _moment(groups: _Groups, keyword: str) -> object:
 def _rescale(groups: _Groups, item: pydicom.Dataset) -> Rescale:
     values = rescale(groups.macro("PixelValueTransformationSequence"))
     packed = next(iter(item[_PHILIPS_FRAME].value), None) if _PHILIPS_FRAME in item else None
-    return values if packed is None else values._replace(philips=philips_scale(packed))
+    return values if packed is None else values._replace(philips=Private(packed).philips_scale())

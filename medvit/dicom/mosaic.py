@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pydicom
-from pydicom.tag import BaseTag
 
 from medvit.dicom import tags
 from medvit.dicom.csa import read_csa
 from medvit.dicom.geometry import normal_of
-from medvit.dicom.slices import Slice, classic, private, required
+from medvit.dicom.private import Private
+from medvit.dicom.slices import Slice, classic, required
 from medvit.errors import DicomRefusal
 
 _FIELDS = frozenset({"NumberOfImagesInMosaic", "SliceNormalVector"})
@@ -23,9 +23,10 @@ def is_mosaic(dataset: pydicom.Dataset) -> bool:
     """Say whether an object holds tiles: ImageType MOSAIC or VFRAME, or a private count of tiles above 1."""
     if {"MOSAIC", "VFRAME"} & {word.upper() for word in tags.words(dataset, "ImageType")}:
         return True
+    private = Private(dataset)
     counts = (
-        private(dataset, 0x0019, 0x0A, "SIEMENS MR HEADER", "US"),
-        private(dataset, 0x0065, 0x50, "Image Private Header", "DS"),
+        private.number(0x0019, 0x0A, "SIEMENS MR HEADER", "US"),
+        private.number(0x0065, 0x50, "Image Private Header", "DS"),
     )
     return any(count is not None and count > 1 for count in counts)
 
@@ -64,11 +65,10 @@ def tiles(dataset: pydicom.Dataset, source: int, tolerance: float) -> list[Slice
 
 
 def _csa(dataset: pydicom.Dataset) -> dict[str, list[str]]:
-    for block in range(0x10, 0x18):
-        mark, tag = BaseTag(0x00290000 | block), BaseTag(0x00290010 | block << 8)
-        if mark in dataset and tag in dataset and str(dataset[mark].value).strip() == "SIEMENS CSA HEADER":
-            return read_csa(bytes(dataset.get_item(tag).value), _FIELDS)
-    raise _refuse("a mosaic without the Siemens header that places its tiles")
+    element = Private(dataset).element(0x0029, 0x10, "SIEMENS CSA HEADER")
+    if element is None:
+        raise _refuse("a mosaic without the Siemens header that places its tiles")
+    return read_csa(bytes(element.value), _FIELDS)
 
 
 def _floats(fields: dict[str, list[str]], name: str, count: int) -> list[float]:

@@ -30,6 +30,7 @@ _DEFAULT = SeriesPolicy()
 _JUNK_NAMES = ("._", "thumbs.db", ".ds_store", "desktop.ini")
 _JUNK_STARTS = (b"\xd0\xcf\x11\xe0", b"\x00\x05\x16\x07")  # Thumbs.db (OLE2), AppleDouble
 _COLOURS = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "PALETTE COLOR"}
+_DERIVED_OBJECTS = {"SEG", "RTDOSE"}  # they have pixels and places, and show no patient
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Plan:
 class _Objects:
     """What was opened: data sets by source index, and what was left out, counted by reason."""
 
+    total: int
     datasets: dict[int, pydicom.Dataset] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
 
@@ -73,13 +75,13 @@ def read_series(sources: Sequence[Source], policy: SeriesPolicy = _DEFAULT) -> l
     Volumes come by series in order of appearance, then orientation, image type, echo, b-value, time. Anything that
     cannot be read exactly is refused: `DicomRefusal` with a code of the table of bad inputs.
     """
-    objects = _open(sources, policy, pixels=True)
+    objects = _open(sources, pixels=True)
     return [fill(plan, objects.datasets, policy) for plan in _plan(objects, policy)]
 
 
 def plan_series(sources: Sequence[Source], policy: SeriesPolicy = _DEFAULT) -> list[Plan]:
     """Say from the headers alone which volumes `read_series` would give, with the same refusals but those of pixels."""
-    return _plan(_open(sources, policy, pixels=False), policy)
+    return _plan(_open(sources, pixels=False), policy)
 
 
 def holds_slices(dataset: pydicom.Dataset) -> bool:
@@ -87,8 +89,8 @@ def holds_slices(dataset: pydicom.Dataset) -> bool:
     return is_enhanced(dataset) or is_mosaic(dataset)
 
 
-def _open(sources: Sequence[Source], policy: SeriesPolicy, *, pixels: bool) -> _Objects:
-    objects = _Objects()
+def _open(sources: Sequence[Source], *, pixels: bool) -> _Objects:
+    objects = _Objects(len(sources))
     seen: dict[str, int] = {}
     for index, source in enumerate(sources):
         if _is_junk(source):
@@ -101,6 +103,9 @@ def _open(sources: Sequence[Source], policy: SeriesPolicy, *, pixels: bool) -> _
                 objects.skipped["not an image"] += 1
                 continue
             raise _at(refusal, index, len(sources)) from None
+        if tags.word(dataset, "Modality") in _DERIVED_OBJECTS:
+            objects.skipped["not an image"] += 1
+            continue
         instance = tags.word(dataset, "SOPInstanceUID")
         if instance and instance in seen:
             _require_equal(sources, seen[instance], index)
@@ -110,7 +115,6 @@ def _open(sources: Sequence[Source], policy: SeriesPolicy, *, pixels: bool) -> _
         objects.datasets[index] = dataset
     if not objects.datasets:
         raise DicomRefusal("E-EMPTY", f"no image among {len(sources)} files", allowed="a DICOM series")
-    _check_total(objects, policy)
     if objects.skipped:
         log.info("series: %s", objects.step()[0])
     return objects
@@ -138,28 +142,19 @@ def _require_equal(sources: Sequence[Source], first: int, second: int) -> None:
         raise DicomRefusal("E-DUPSOP", found, allowed="equal copies", tag="(0008,0018)", fix="keep the right one")
 
 
-def _check_total(objects: _Objects, policy: SeriesPolicy) -> None:
-    voxels = sum(
-        tags.short(one, "Rows", 0) * tags.short(one, "Columns", 0) * max(tags.integer(one, "NumberOfFrames", 1), 1)
-        for one in objects.datasets.values()
-    )
-    if voxels > policy.max_voxels:
-        raise DicomRefusal("E-SIZE", f"{voxels} voxels in all", allowed=f"<= {policy.max_voxels}", fix="set max_voxels")
-
-
 def _plan(objects: _Objects, policy: SeriesPolicy) -> list[Plan]:
     by_series: dict[str, list[Slice]] = defaultdict(list)
     for index, dataset in objects.datasets.items():
         try:
             records = _records(dataset, index, policy)
         except DicomRefusal as refusal:
-            raise _at(refusal, index, max(objects.datasets) + 1) from None
-        scouts = [one for one in records if "LOCALIZER" in one.kind[0]]
-        objects.skipped["localizer"] += len(scouts)
+            raise _at(refusal, index, objects.total) from None
         for one in records:
-            if one not in scouts:
+            if "LOCALIZER" in one.kind[0]:
+                objects.skipped["localizer"] += 1
+            else:
                 by_series[one.identity.series].append(one)
-    objects.skipped += Counter()  # drops the zeros
+    _check(by_series, policy, objects.total)
     if not by_series:
         raise DicomRefusal(
             "E-EMPTY", f"nothing but localizers among {len(objects.datasets)} files", allowed="a DICOM series"
@@ -170,6 +165,19 @@ def _plan(objects: _Objects, policy: SeriesPolicy) -> list[Plan]:
         warnings = _count_warning(slices, objects.datasets)
         plans += [_volume(group, number, policy, warnings, objects.step()) for group in groups]
     return plans
+
+
+def _check(by_series: dict[str, list[Slice]], policy: SeriesPolicy, total: int) -> None:
+    """Refuse too many voxels in all (`E-SIZE`) before any is decoded, and axes that are not orthonormal."""
+    slices = [one for members in by_series.values() for one in members]
+    voxels = sum(one.shape[0] * one.shape[1] for one in slices)
+    if voxels > policy.max_voxels:
+        raise DicomRefusal("E-SIZE", f"{voxels} voxels in all", allowed=f"<= {policy.max_voxels}", fix="set max_voxels")
+    for orientation, source in {one.orientation: one.source for one in reversed(slices)}.items():
+        try:
+            normal_of(orientation, policy.orientation_tolerance)
+        except DicomRefusal as refusal:
+            raise _at(refusal, source, total) from None
 
 
 def _records(dataset: pydicom.Dataset, index: int, policy: SeriesPolicy) -> list[Slice]:
@@ -184,7 +192,7 @@ def _records(dataset: pydicom.Dataset, index: int, policy: SeriesPolicy) -> list
             fix="set colour=luminance",
         )
     if is_enhanced(dataset):
-        return _oriented(enhanced(dataset, index), policy)
+        return enhanced(dataset, index)
     if is_mosaic(dataset):
         if policy.mosaic == "refuse":
             raise DicomRefusal(
@@ -195,18 +203,13 @@ def _records(dataset: pydicom.Dataset, index: int, policy: SeriesPolicy) -> list
     if frames > 1:
         found = f"{frames} frames without functional groups to place them"
         raise DicomRefusal("E-FRAMES", found, allowed="1, or an enhanced object", tag="(0028,0008)")
-    return _oriented([classic(dataset, index)], policy)
-
-
-def _oriented(records: list[Slice], policy: SeriesPolicy) -> list[Slice]:
-    for orientation in {one.orientation for one in records}:
-        normal_of(orientation, policy.orientation_tolerance)
-    return records
+    return [classic(dataset, index)]
 
 
 def _count_warning(slices: list[Slice], datasets: dict[int, pydicom.Dataset]) -> tuple[str, ...]:
     """Compare with ImagesInAcquisition, all a header says on how many images there should be (PS3.3 C.7.6.1)."""
-    expected = max(tags.integer(datasets[one.source], "ImagesInAcquisition", 0) for one in slices)
+    found = (tags.word(datasets[one.source], "ImagesInAcquisition") for one in slices)
+    expected = max((int(text) for text in found if text.isdigit()), default=0)
     return (f"W-COUNT {len(slices)} slices, ImagesInAcquisition says {expected}",) if len(slices) < expected else ()
 
 

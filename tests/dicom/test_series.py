@@ -214,3 +214,55 @@ def test_slices_are_even_exactly_if_every_gap_and_place_is_within_tolerance(gaps
 
 def test_the_world_phantom_itself_is_linear_in_millimetres() -> None:
     assert world(np.array([1.0, 1.0, 1.0])) - world(np.zeros(3)) == 10.0
+
+
+def test_padding_never_outshines_the_image() -> None:
+    """PixelPaddingValue 65535 around a slice becomes the darkest value of the volume (B012)."""
+
+    def bordered(index: int) -> dict[str, object]:
+        pixels = AXIAL.pixels(index)
+        pixels[:2] = 65535
+        return {"pixels": pixels, "PixelPaddingValue": 65535}
+
+    (volume,) = read_series(stack(change=bordered))
+    assert volume.values.max() < 3000
+    assert (volume.values[:, :2] == volume.values[:, 2:].min()).all()
+    assert any(step.startswith("padding filled") for step in volume.steps)
+
+
+def test_a_segmentation_beside_a_series_is_skipped() -> None:
+    segmentation = save(
+        dataset_of(AXIAL, 3, Modality="SEG", SOPInstanceUID=f"{ROOT}.55", SeriesInstanceUID=f"{ROOT}.56")
+    )
+    (volume,) = read_series([*stack(), segmentation])
+    assert volume.steps[0] == "skip 1 not an image"
+
+
+def test_an_image_count_that_is_no_number_stops_nothing() -> None:
+    (volume,) = read_series(stack(change=lambda _: {"ImagesInAcquisition": "1A"}))
+    assert not volume.warnings
+
+
+PRIVATE = {
+    "b of Siemens": ((0x0019, 0x0C), "SIEMENS MR HEADER", "IS", ("0", "800"), ["b=0", "b=800"]),
+    "b of Philips": ((0x2001, 0x03), "Philips Imaging DD 001", "FL", (0.0, 800.0), ["b=0", "b=800"]),
+    "b of GE": ((0x0043, 0x39), "GEMS_PARM_01", "IS", (["0", "8"], ["1000000800", "8"]), ["b=0", "b=800"]),
+    "b of United Imaging": ((0x0065, 0x09), "Image Private Header", "FD", (0.0, 800.0), ["b=0", "b=800"]),
+    "component of GE": ((0x0043, 0x2F), "GEMS_PARM_01", "SS", (0, 1), ["magnitude", "phase"]),
+}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+@pytest.mark.parametrize("block", [0x10, 0x23])
+def test_volumes_are_told_apart_by_private_elements_in_any_block(name: str, block: int) -> None:
+    (group, element), creator, vr, values, keys = PRIVATE[name]
+    files = []
+    for volume, value in enumerate(values):
+        for index in range(4):
+            dataset = dataset_of(AXIAL, index, SOPInstanceUID=f"{ROOT}.{volume + 60}.{index}", InstanceNumber=None)
+            dataset.add_new(group << 16 | block, "LO", creator)
+            dataset.add_new(group << 16 | block << 8 | element, vr, value)
+            files.append(save(dataset))
+    assert [volume.key for volume in read_series(files)] == keys
+    other = [file.replace(creator.encode(), b"X" * len(creator)) for file in files]
+    assert refusal(other).code == "E-DUPPOS", "the block of another creator means something else"
