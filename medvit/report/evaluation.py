@@ -138,7 +138,7 @@ def cell(value: Any) -> str:
             return value.note or "n/a"
         return f"{_short(value.value)} {bounds(value)}"
     if isinstance(value, float):
-        return _short(value) if math.isfinite(value) else "n/a"
+        return _short(value) if math.isfinite(value) else ""
     return "" if value is None else str(value)
 
 
@@ -188,13 +188,7 @@ def _sections(test: Sample, validation: Sample, frozen: Frozen, extras: Extras) 
     areas, failed = discrimination.findings(test, frozen), gallery.failures(test, frozen)
     curve, scaled = probability.reliability_curve(test, frozen), probability.calibration(test, frozen)
     benefit, shares = probability.decision_curve(test, frozen), probability.histograms(test, frozen)
-    overall = {row["finding"]: row["auroc"] for row in areas.rows if isinstance(row["auroc"], Interval)}
-    drawn = {
-        "area": _some(figures.roc(test, frozen), figures.pr(test, frozen)),
-        "calibration": _some(figures.calibration(curve), figures.histograms(shares)),
-        "decision": _some(figures.decision(benefit)),
-        "forest": _some(figures.forest(by_group, overall)),
-    }
+    drawn = _figures(test, frozen, {table.name: table for table in (areas, by_group, curve, benefit, shares)})
     asked = discrimination.grades(test, frozen), discrimination.measurements(test)
     return [
         Section("Who was tested", (cohort.cohort(test, validation), audited)),
@@ -213,6 +207,19 @@ def _sections(test: Sample, validation: Sample, frozen: Frozen, extras: Extras) 
         Section("Failures", (failed,), hidden=("failures",), pictures=tuple(gallery.pictures(failed, extras.pictures))),
         Section("Annex", (discrimination.annex(test, frozen),)),
     ]
+
+
+def _figures(test: Sample, frozen: Frozen, tables: Mapping[str, Table]) -> dict[str, tuple[Figure, ...]]:
+    if not test.spec.detail.figures:
+        return dict.fromkeys(("area", "calibration", "decision", "forest"), ())
+    rows = tables["findings"].rows
+    overall = {row["finding"]: row["auroc"] for row in rows if isinstance(row["auroc"], Interval)}
+    return {
+        "area": _some(figures.roc(test, frozen), figures.pr(test, frozen)),
+        "calibration": _some(figures.calibration(tables["reliability"]), figures.histograms(tables["histogram"])),
+        "decision": _some(figures.decision(tables["decision"])),
+        "forest": _some(figures.forest(tables["subgroups"], overall)),
+    }
 
 
 def _provenance(test: Sample, validation: Sample, frozen: Frozen, extras: Extras) -> Table:

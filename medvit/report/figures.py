@@ -61,6 +61,7 @@ def panels(name: str, title: str, caption: str, names: Sequence[str], draw: Draw
             draw(axes, each)
         svg, png = io.StringIO(), io.BytesIO()
         canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        canvas.set_layout_engine("none")  # keep the layout that was just found
         canvas.savefig(png, format="png", dpi=150, metadata={"Software": None})
     return Figure(name, title, caption, svg.getvalue(), png.getvalue())
 

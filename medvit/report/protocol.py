@@ -11,10 +11,11 @@ import pandas as pd
 
 from medvit.errors import EvaluationError
 from medvit.report import frozen as thresholds
+from medvit.report import keep
 from medvit.report.evaluation import Extras, Report, make, write
 from medvit.report.frozen import Frozen
 from medvit.report.predictions import Sample, prepare, read_predictions
-from medvit.report.spec import EvaluationSpec
+from medvit.report.spec import EvaluationSpec, from_json
 
 logger = logging.getLogger(__name__)
 Source = pd.DataFrame | Path
@@ -64,7 +65,7 @@ def evaluate_predictions(
     sample = prepare(opened, spec, split)
     report = make(sample, val, decided, extras)
     decided = thresholds.read(file, decided.hash)  # still the same file after the test set was seen
-    _save(report, out, [(val_table, "val"), (opened, split)], spec, decided)
+    _save(report, out, [(val_table, "val"), (opened, split)], decided, extras or Extras())
     seconds = time.monotonic() - began
     logger.info("%d images, %d draws: report written in %.1f s", sample.images, spec.bootstrap.draws, seconds)
     return report
@@ -105,14 +106,14 @@ def _written(frozen: Frozen, out: Path) -> Path:
         raise EvaluationError(f"out cannot be written ({error.strerror}); give another out=DIR") from error
 
 
-def _save(
-    report: Report, out: Path, tables: list[tuple[pd.DataFrame, str]], spec: EvaluationSpec, frozen: Frozen
-) -> None:
+def _save(report: Report, out: Path, tables: list[tuple[pd.DataFrame, str]], frozen: Frozen, extras: Extras) -> None:
+    settings = from_json(report.content["spec"])
     both = pd.concat(
-        [thresholds.calibrated(table.assign(split=split), spec, frozen.calibration) for table, split in tables]
+        [thresholds.calibrated(table.assign(split=split), settings, frozen.calibration) for table, split in tables]
     )
     try:
         write(report, out)
         both.to_parquet(out / PREDICTIONS, index=False)
+        keep.save(extras, out)
     except OSError as error:
         raise EvaluationError(f"the report cannot be written ({error.strerror}); give another out=DIR") from error

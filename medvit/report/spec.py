@@ -41,7 +41,8 @@ class Detail:
     """Numbers a report depends on.
 
     `floor`: least positives and negatives of a subgroup; `alpha` of the conformal sets; `bins` of the ECE;
-    `decision`: thresholds of the decision curve (from, to, how many); `half_width`: for the sample-size line.
+    `decision`: thresholds of the decision curve (from, to, how many); `half_width`: for the sample-size line;
+    `figures`: False leaves the drawing out, which is most of the time of a small report.
     """
 
     floor: int = 10
@@ -49,6 +50,7 @@ class Detail:
     bins: int = 15
     decision: tuple[float, float, int] = (0.01, 0.6, 60)
     half_width: float = 0.02
+    figures: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from medvit.metric.calibration import sigmoid
-from medvit.report.spec import EvaluationSpec, Resampling
+from medvit.report.spec import Detail, EvaluationSpec, Resampling
 
 
 def _table(split="test", n=200, names=("pneumonia",), seed=0):
@@ -34,7 +34,7 @@ def _table(split="test", n=200, names=("pneumonia",), seed=0):
 
 def _spec(names=("pneumonia",), kind="", **more):
     kind = kind or ("binary" if len(names) == 1 else "multilabel")
-    return EvaluationSpec(kind, names, **{"bootstrap": Resampling(draws=200), **more})
+    return EvaluationSpec(kind, names, **{"bootstrap": Resampling(draws=200), "detail": Detail(figures=False), **more})
 
 
 @pytest.fixture(scope="session")

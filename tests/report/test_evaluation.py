@@ -14,8 +14,9 @@ from medvit.metric.operating_point import RuleSpec
 from medvit.metric.ranking import auroc
 from medvit.report.checklist import FROM_PROVENANCE
 from medvit.report.evaluation import Extras, Section
-from medvit.report.protocol import evaluate_predictions
-from medvit.report.spec import Aggregation, Detail
+from medvit.report.keep import load
+from medvit.report.protocol import evaluate_predictions, sides
+from medvit.report.spec import Aggregation, Detail, from_json
 from medvit.report.table import Table
 
 NAMES = ("pneumonia", "effusion", "rare")
@@ -61,7 +62,9 @@ def full(tmp_path_factory, make_table, make_spec):
         sections=(Section("Robustness", (robust,)),),
         answers={"CLAIM 2024 5": "Retrospective."},
     )
-    spec = make_spec(NAMES, points=(RuleSpec("youden"), RuleSpec("sensitivity", 0.9, lower_confidence=True)))
+    spec = make_spec(
+        NAMES, detail=Detail(), points=(RuleSpec("youden"), RuleSpec("sensitivity", 0.9, lower_confidence=True))
+    )
     return evaluate_predictions(val, test, spec, out, extras=extras), out, test
 
 
@@ -88,9 +91,6 @@ def test_every_table_is_there_as_csv_with_all_its_digits(full):
     table = pd.read_csv(out / "tables" / "findings.csv").set_index("finding")
     assert float(table.loc["pneumonia", "auroc"]) == auroc(test["target.pneumonia"], test["logit.pneumonia"])
     assert table.loc["rare", "auroc"] == "n/a (0 positives)"
-    assert {file.name for file in (out / "figures").iterdir()} == {
-        f"{figure['name']}.png" for figure in report.content["figures"]
-    }
 
 
 def test_a_finding_without_positives_is_left_out_of_the_macro_mean_and_counted(full):
@@ -126,6 +126,25 @@ def test_sections_of_other_modules_are_printed(full):
     page = (full[1] / "report.html").read_text()
     assert 'id="robustness"' in page
     assert 'data-value="-0.125"' in page
+
+
+def test_the_whole_report_is_made_again_from_its_folder(full, tmp_path, make_spec):
+    report, out, _ = full
+    validation, test = sides(out / "predictions.parquet")
+    frozen, extras = out / "thresholds.json", load(out)
+    again = evaluate_predictions(
+        validation, test, from_json(report.content["spec"]), tmp_path, frozen=frozen, extras=extras
+    )
+    assert again.content == report.content
+    for table in (out / "tables").iterdir():
+        assert (tmp_path / "tables" / table.name).read_bytes() == table.read_bytes()
+
+
+def test_extras_that_were_damaged_are_refused(full, tmp_path):
+    (tmp_path / "extras.json").write_text("{}")
+    with pytest.raises(EvaluationError, match="damaged"):
+        load(tmp_path)
+    assert load(tmp_path / "nothing") == Extras()
 
 
 def test_the_gallery_shows_the_most_certain_errors_first(full):
@@ -219,7 +238,7 @@ def test_classes_grades_and_measurements_have_their_own_tables(tmp_path, make_ta
 
 
 def test_studies_are_the_unit_where_asked(tmp_path, make_table, make_spec):
-    spec = make_spec(aggregate=Aggregation("study"), detail=Detail(floor=5))
+    spec = make_spec(aggregate=Aggregation("study"), detail=Detail(floor=5, figures=False))
     report = evaluate_predictions(make_table("val"), make_table("test"), spec, tmp_path)
     row = report.content["tables"]["cohort"]["rows"][1]
     assert (row["images"], row["units"]) == (200, make_table("test")["study"].nunique())

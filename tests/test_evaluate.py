@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from medvit.compare import compare
+from medvit.errors import EvaluationError, RunError
+from medvit.evaluate import evaluate_again, problems, spec_from
+from medvit.metric.calibration import sigmoid
+from medvit.report.protocol import evaluate_predictions
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def predictions(split, seed, noise=0.0):
+    random = np.random.default_rng(seed)
+    y = np.tile([0.0, 1.0], 60)
+    z = 3 * (y - 0.5) + random.normal(size=120) + noise * random.normal(size=120)
+    return pd.DataFrame(
+        {
+            "uid": [f"{split}{k}" for k in range(120)], "patient": [f"{split}{k // 2}" for k in range(120)],
+            "split": split, "sex": ["F", "F", "M", "M"] * 30,
+            "logit.mass": z, "prob.mass": sigmoid(z), "target.mass": y,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings():
+    given = yaml.safe_load((CONF / "evaluate.yaml").read_text())
+    return {**given, "bootstrap": {**given["bootstrap"], "draws": 150}, "detail": {**given["detail"], "figures": False}}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, settings):
+    root = tmp_path_factory.mktemp("runs")
+    for name, noise in (("good", 0.0), ("poor", 3.0)):
+        tables = predictions("val", 1, noise), predictions("test", 2, noise)
+        evaluate_predictions(*tables, spec_from(settings, "binary", ("mass",)), root / name / "evaluation_test")
+    return root
+
+
+def test_predictions_alone_give_the_report_again(folders, settings, tmp_path):
+    first = folders / "good" / "evaluation_test"
+    evaluate_again(first / "predictions.parquet", settings, tmp_path)
+    assert (tmp_path / "report.json").read_bytes() == (first / "report.json").read_bytes()
+
+
+def test_another_rule_needs_new_thresholds(folders, settings, tmp_path):
+    other = {**settings, "operating_point": {**settings["operating_point"], "rule": "sensitivity", "value": 0.9}}
+    with pytest.raises(EvaluationError, match=r"other settings \(points\)"):
+        evaluate_again(folders / "good" / "evaluation_test" / "predictions.parquet", other, tmp_path)
+
+
+def test_one_of_run_and_predictions_must_be_given(settings, tmp_path):
+    assert problems(settings) == ["give either run=RUN_ID or predictions=FILE; found neither"]
+    both = {**settings, "run": "a", "predictions": str(tmp_path / "none.parquet")}
+    assert len(problems(both)) == 2
+
+
+def test_two_evaluated_runs_are_compared(folders, tmp_path):
+    report = compare((folders / "good" / "evaluation_test", folders / "poor" / "evaluation_test"), tmp_path)
+    row = report.tables["comparison"].rows[0]
+    assert row["difference"].low > 0
+    assert (tmp_path / "report.html").is_file()
+    assert report.headline[0] == "one minus other on the same 120 units of analysis."
+
+
+def test_a_run_that_was_not_evaluated_is_named(folders, tmp_path):
+    with pytest.raises(RunError, match=r"other has no predictions\.parquet, thresholds\.json, report\.json"):
+        compare((folders / "good" / "evaluation_test", tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+def test_both_commands_run_from_the_command_line(folders, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    file = folders / "good" / "evaluation_test" / "predictions.parquet"
+    small = ["bootstrap.draws=150", "detail.figures=false"]
+    again = [sys.executable, "-m", "medvit.evaluate", f"predictions={file}", f"out={tmp_path / 'a'}", *small]
+    done = subprocess.run(again, capture_output=True, text=True, env=environment, cwd=CONF.parent, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a" / "report.html").is_file()
+    paired = ["one=good", "other=poor", f"tracking.folder={folders}", f"out={tmp_path / 'b'}"]
+    command = [sys.executable, "-m", "medvit.compare", *paired]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=CONF.parent, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "AUROC, mass:" in done.stdout
+    wrong = [sys.executable, "-m", "medvit.evaluate", f"predictions={file}", "bootstrap.draw=150"]
+    done = subprocess.run(wrong, capture_output=True, text=True, env=environment, cwd=CONF.parent, check=False)
+    assert done.returncode == 2
+    assert "did you mean 'bootstrap.draws'" in done.stderr
