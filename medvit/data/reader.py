@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medvit.dicom.header import read_header
 from medvit.dicom.policy import FilmPolicy
 from medvit.dicom.read import read_film
-from medvit.dicom.series import SeriesPolicy, holds_slices, read_series
+from medvit.dicom.series import SeriesPolicy, holds_slices, read_volume
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.types import Film, Volume
 
@@ -42,7 +42,7 @@ class MedvitReader(ImageReader):
     def __init__(
         self,
         kind: str = "auto",
-        volume: str | None = None,
+        volume: str = "",
         film: FilmPolicy | dict[str, Any] | None = None,
         series: SeriesPolicy | dict[str, Any] | None = None,
         affine_lps_to_ras: bool = True,
@@ -72,7 +72,7 @@ class MedvitReader(ImageReader):
         if self._is_film(files):
             film = read_film(files[0], self.film)
             return film.display(), self._meta(film, film.samples.shape, _film_affine(film))
-        chosen = self._chosen(read_series(files, self.series))
+        chosen = read_volume(files, self.volume, self.series)
         meta = self._meta(chosen, chosen.values.shape, self._turned(chosen.affine))
         return chosen.values, {**meta, "volume_key": chosen.key}
 
@@ -84,15 +84,6 @@ class MedvitReader(ImageReader):
                 )
             return self.kind == "film"
         return len(files) == 1 and not holds_slices(read_header(files[0], force=self.film.force))
-
-    def _chosen(self, volumes: list[Volume]) -> Volume:
-        keys = [volume.key for volume in volumes]
-        if self.volume is None and len(volumes) == 1:
-            return volumes[0]
-        if keys.count(self.volume or "") != 1:
-            found = f"volumes {', '.join(key or '(plain)' for key in keys)}, asked for {self.volume or 'one'}"
-            raise DicomRefusal("E-4D", found, allowed="one volume", fix="set volume to one of them")
-        return volumes[keys.index(self.volume or "")]
 
     def _turned(self, affine: NDArray[np.float64]) -> NDArray[np.float64]:
         return _LPS_TO_RAS @ affine if self.affine_lps_to_ras else affine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import logging
 from collections import Counter, defaultdict
@@ -23,7 +24,7 @@ from medvit.dicom.slices import Slice, classic
 from medvit.errors import DicomRefusal
 from medvit.types import Volume
 
-__all__ = ["Plan", "SeriesPolicy", "holds_slices", "plan_series", "read_series"]
+__all__ = ["Plan", "SeriesPolicy", "holds_slices", "plan_series", "read_series", "read_volume"]
 
 Source = Path | bytes
 _DEFAULT = SeriesPolicy()
@@ -77,6 +78,27 @@ def read_series(sources: Sequence[Source], policy: SeriesPolicy = _DEFAULT) -> l
     """
     objects = _open(sources, pixels=True)
     return [fill(plan, objects.datasets, policy) for plan in _plan(objects, policy)]
+
+
+def read_volume(sources: Sequence[Source], key: str = "", policy: SeriesPolicy = _DEFAULT) -> Volume:
+    """Read the one volume `key` of the sources, as `read_series` does.
+
+    Where the sources are the files of that volume alone, as a manifest lists them, nothing else is left to tell it
+    apart and its key is empty: then it is taken. `E-4D` if the sources hold several volumes and `key` is empty, `E-KEY`
+    if none of them is `key`.
+    """
+    volumes = read_series(sources, policy)
+    keys = [volume.key for volume in volumes]
+    if keys.count(key) == 1:
+        return volumes[keys.index(key)]
+    if keys == [""]:
+        return volumes[0]
+    names = ", ".join(name or "(plain)" for name in keys)
+    if not key or key in keys:  # in keys: more than once, in several series
+        raise DicomRefusal("E-4D", f"{len(keys)} volumes: {names}", allowed="one volume", fix="name one of one series")
+    near = difflib.get_close_matches(key, keys, 1, 0.5)
+    fix = f"did you mean {near[0]!r}?" if near else "name one of them"
+    raise DicomRefusal("E-KEY", f"no volume {key!r}", allowed=names, fix=fix)
 
 
 def plan_series(sources: Sequence[Source], policy: SeriesPolicy = _DEFAULT) -> list[Plan]:

@@ -98,7 +98,7 @@ def test_lps_is_given_when_asked_for_and_shows_the_world(tmp_path: Path) -> None
 
 def test_one_of_several_volumes_is_taken_by_its_key_and_never_guessed(tmp_path: Path) -> None:
     folder = write(tmp_path / "series", CASES["B076"].build())
-    with pytest.raises(DicomRefusal, match=r"E-4D volumes echo=1, echo=2"):
+    with pytest.raises(DicomRefusal, match=r"E-4D 2 volumes: echo=1, echo=2"):
         LoadImage(MedvitReader())(folder)
     second = LoadImage(MedvitReader(volume="echo=2"))(folder)
     assert second.meta["volume_key"] == "echo=2"

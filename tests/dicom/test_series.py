@@ -15,7 +15,7 @@ from series_phantom import AXIAL, COUNT, ROOT, Plane, base, csa_header, dataset_
 from medvit.dicom.csa import read_csa
 from medvit.dicom.geometry import Tolerance
 from medvit.dicom.geometry import stack as lie
-from medvit.dicom.series import SeriesPolicy, read_series
+from medvit.dicom.series import SeriesPolicy, plan_series, read_series, read_volume
 from medvit.errors import ConfigError, DicomRefusal
 
 
@@ -266,3 +266,16 @@ def test_volumes_are_told_apart_by_private_elements_in_any_block(name: str, bloc
     assert [volume.key for volume in read_series(files)] == keys
     other = [file.replace(creator.encode(), b"X" * len(creator)) for file in files]
     assert refusal(other).code == "E-DUPPOS", "the block of another creator means something else"
+
+
+def test_the_files_a_plan_lists_for_a_volume_give_that_volume_by_its_key() -> None:
+    files = CASES["B076"].build()
+    for plan, volume in zip(plan_series(files), read_series(files), strict=True):
+        again = read_volume([files[index] for index in plan.files], plan.key)
+        assert np.array_equal(again.values, volume.values)
+        assert np.array_equal(read_volume(files, plan.key).values, volume.values)
+    with pytest.raises(DicomRefusal, match=r"E-KEY no volume 'echo=3'.*did you mean"):
+        read_volume(files, "echo=3")
+    for several in (files, CASES["B075"].build()):
+        with pytest.raises(DicomRefusal, match="E-4D"):
+            read_volume(several)
