@@ -178,10 +178,10 @@ def _apply(planes: NDArray[Any], out: NDArray[Any], draw: Draw, noise_seed: int)
         else:
             out[...] = _toned(out.astype(np.float32), draw, ends, top)
     if draw.noise:
-        generator = np.random.Generator(np.random.SFC64(noise_seed))
+        cv2.setRNGSeed(noise_seed & 0x7FFFFFFF)  # OpenCV keeps one generator per thread
+        noise = np.empty(out.shape[1:], np.int16)  # whole levels: the image is integers, so nothing is lost
         for target in out:
-            noise = generator.standard_normal(target.shape, np.float32)
-            noise *= np.float32(draw.noise * top)
+            cv2.randn(noise, 0.0, draw.noise * top)
             cv2.add(target, noise, dst=target, dtype=_depth(target))
 
 
