@@ -72,9 +72,11 @@ class Walker:
             if len(found) % 512 == 0:
                 self._deadline.check()
             if element.tag in PIXELS:
+                self._deadline.check()
                 return found
         if not self.whole:
             raise NeedMoreBytes
+        self._deadline.check()
         return found
 
     def one(self, pos: int, *, pixels: bool = True) -> tuple[Element, int]:

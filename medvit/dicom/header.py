@@ -97,7 +97,7 @@ def _load(source: Path | bytes, head: int | None, limits: Limits) -> tuple[memor
 
 
 def _read_file(path: Path, head: int | None, limits: Limits) -> tuple[memoryview, bool]:
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             raise DicomRefusal("E-IO", "not a regular file", fix="remove it from the folder")
@@ -111,6 +111,11 @@ def _read_file(path: Path, head: int | None, limits: Limits) -> tuple[memoryview
     if done != size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise DicomRefusal("E-CHANGED", "the file changed while it was read", fix="wait until the export is complete")
     return whole, size == before.st_size
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _parse(view: memoryview, whole: bool, pixels: bool, force: bool, limits: Limits) -> pydicom.Dataset:
