@@ -140,10 +140,6 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
         values, name = _mislabelled(dataset, view, m), "numpy"
     else:
         values, name = _compressed(dataset, view, m, syntax, reduce)
-    if reduce and name == "numpy":
-        raise DicomRefusal(
-            "E-CODEC", "reduced decoding of uncompressed pixels", fix="reduce_to only concerns JPEG 2000"
-        )
     return (values if m.is_float else checked_bits(dataset, values, m)), name
 
 

@@ -101,7 +101,8 @@ def compressed(
     ds = dataset(stored, bits=bits, **elements)
     ds.PixelData = encapsulate(frames)
     ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
-    return write(ds, syntax)
+    known = UID(syntax).is_transfer_syntax  # pydicom does not write syntaxes younger than itself
+    return write(ds, syntax) if known else write(ds, J2K, declared=syntax)
 
 
 def lookup(entries: NDArray, *, first: int = 0, bits: int = 16, count: int | None = None) -> list[Dataset]:
