@@ -51,8 +51,9 @@ def _jpegls(data: Any, _m: Matrix, _reduce: int) -> Array:
     return imagecodecs.jpegls_decode(data)
 
 
-def _jpegxl(data: Any, _m: Matrix, _reduce: int) -> Array:
-    return imagecodecs.jpegxl_decode(data)
+def _jpegxl(data: Any, m: Matrix, _reduce: int) -> Array:
+    """Decode into memory of the declared size: libjxl's wrapper refuses a codestream of another before it decodes."""
+    return imagecodecs.jpegxl_decode(data, out=np.empty(m.shape[1:], f"u{max(1, m.allocated // 8)}"))
 
 
 def _jpeg2k(data: Any, _m: Matrix, reduce: int) -> Array:
