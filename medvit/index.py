@@ -51,7 +51,9 @@ def index(
     if report:
         from medvit.report import quality
 
-        quality.write(made, Path(folder), result.excluded, result.counts)
+        with indexing.progress("decoding for the report") as step:
+            judged = quality.write(made, Path(folder), result.excluded, result.counts, found.workers, step)
+        log.info("%s\n%s written", quality.summary(judged), quality.REPORT)
     return made
 
 

@@ -65,6 +65,7 @@ class Indexed:
     excluded: pd.DataFrame
     counts: dict[str, int]
     mask: Pseudonymiser
+    workers: int = 1
     notes: tuple[str, ...] = ()
 
 
@@ -80,7 +81,7 @@ def collect(root: Path, folder: Path, options: Options) -> Indexed:
         raise ConfigError("data.folder lies inside data.root; choose a folder beside the images")
     workers = options.workers
     try:
-        with _progress("reading headers") as step:
+        with progress("reading headers") as step:
             scanned, skipped = scan(root, parts, mask, options.accept, workers=workers, progress=step)
     except OSError as error:
         raise DataError(
@@ -90,7 +91,7 @@ def collect(root: Path, folder: Path, options: Options) -> Indexed:
     if scanned.empty or (scanned["code"] == "I-SKIP").all():
         told = "; ".join(f"{number} {why}" for why, number in skipped.items()) or "no file at all"
         raise DataError(f"E-EMPTY no DICOM, PNG, JPEG or NIfTI image below data.root ({told}, {len(scanned)} opened)")
-    with _progress("planning series") as step:
+    with progress("planning series") as step:
         found = catalogue.build(
             scanned,
             root,
@@ -101,11 +102,12 @@ def collect(root: Path, folder: Path, options: Options) -> Indexed:
             workers=workers,
             progress=step,
         )
-    return Indexed(found.images, found.excluded, found.counts, mask)
+    return Indexed(found.images, found.excluded, found.counts, mask, workers)
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int], None]]:
+def progress(what: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error if it is a terminal; yields what to call with the number of files done."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -183,8 +184,10 @@ def join(
         raise DataError(f"labels: no image matches on {spec.on}{_hint(images, rows[name], mask)}; " + "; ".join(notes))
     if spec.unmatched == "refuse" and (len(lost) or not matched.all()):
         raise DataError(_unmatched(images[~matched], lost, spec, mask))
-    joined = images.assign(_key=keys).merge(rows, on="_key", how="left" if spec.unmatched != "drop" else "inner")
+    kind: Literal["left", "inner"] = "inner" if spec.unmatched == "drop" else "left"
+    joined = images.assign(_key=keys).merge(rows.add_prefix("row."), left_on="_key", right_on="row._key", how=kind)
     result = joined[images.columns].copy()
+    joined = joined.filter(regex=r"^row\.").rename(columns=lambda column: column.removeprefix("row."))
     _override_identity(result, joined, spec, mask)
     for column in spec.target:
         result = result.assign(**_targets(joined[column], column, spec.separator))

@@ -1,0 +1,161 @@
+"""What the pixels of each image say about its quality: darkness, saturation, text-like marks, fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medvit.data.manifest import Manifest
+from medvit.errors import DicomRefusal
+from medvit.types import Film
+
+SMALL = 32
+_HASH = 16
+_TEXT_HEIGHT = (5, 48)  # pixels; SE-11 asks for 10 to 40
+_TEXT_RUN = 5  # letters on one line; a side marker has one or two
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image to measure: its files, which volume of theirs, and whether it is a volume."""
+
+    paths: tuple[Path, ...]
+    volume_key: str
+    volume: bool
+
+
+def items(manifest: Manifest) -> list[Item]:
+    """Return what to measure, in row order."""
+    keys, kinds = manifest.table["volume_key"], manifest.table["kind"]
+    return [Item(tuple(manifest.paths(row)), keys.iloc[row], kinds.iloc[row] == "volume") for row in range(len(keys))]
+
+
+def read_image(item: Item) -> NDArray[np.float32]:
+    """Return the display values in 0 to 1 (row, column) of a film, or of the middle slice of a volume.
+
+    Raises DicomRefusal as the readers do.
+    """
+    from medvit.preprocess.film import FilmPreprocess
+    from medvit.preprocess.volume import VolumePreprocess
+
+    if not item.volume:
+        film: Film = FilmPreprocess(size=(SMALL, SMALL)).read(item.paths[0])
+        return film.display()
+    volume = VolumePreprocess(size=(1, SMALL, SMALL)).read(list(item.paths), item.volume_key)
+    middle = volume.values[len(volume.values) // 2]
+    low, high = np.percentile(middle, [1, 99])
+    return np.asarray(np.clip((middle - low) / max(float(high - low), 1e-6), 0, 1), np.float32)
+
+
+def measure(
+    manifest: Manifest, workers: int = 1, progress: Callable[[int], object] | None = None
+) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
+    """Return one row of measures per image (in row order) and its 32 x 32 picture; chunks of images run in parallel.
+
+    Columns: code (refusal while decoding, "" if none), black, white (shares of pixels at the ends), spread (standard
+    deviation, 0 to 0.5), letters (longest line of letter-like marks), exact (SHA-256 of the pixels), near (256-bit
+    difference hash, hex).
+    """
+    import joblib
+
+    todo = items(manifest)
+    chunks = [todo[start : start + 32] for start in range(0, len(todo), 32)]
+    rows: list[dict[str, Any]] = []
+    with joblib.Parallel(n_jobs=workers) as pool:
+        for start in range(0, len(chunks), 4 * workers):
+            wave = chunks[start : start + 4 * workers]
+            done = (
+                pool(joblib.delayed(_measure_chunk)(chunk) for chunk in wave)
+                if workers > 1
+                else map(_measure_chunk, wave)
+            )
+            rows += [row for chunk in done for row in chunk]
+            if progress:
+                progress(sum(len(chunk) for chunk in wave))
+    small = np.stack([row.pop("small") for row in rows])
+    return pd.DataFrame(rows), small
+
+
+def _measure_chunk(chunk: Sequence[Item]) -> list[dict[str, Any]]:
+    cv2.setNumThreads(1)
+    return [measure_one(item) for item in chunk]
+
+
+def measure_one(item: Item) -> dict[str, Any]:
+    """Return the measures of one image; a refusal while decoding becomes its `code`."""
+    empty = {"code": "", "black": 0.0, "white": 0.0, "spread": 0.0, "letters": 0, "exact": "", "near": ""}
+    blank = np.zeros((SMALL, SMALL), np.uint8)
+    try:
+        image = read_image(item)
+    except DicomRefusal as refusal:
+        return {**empty, "code": refusal.code, "small": blank}
+    pixels = np.asarray(np.round(image * 255), np.uint8)
+    small = cv2.resize(pixels, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
+    return {
+        **empty,
+        "black": float((pixels < 3).mean()),
+        "white": float((pixels > 252).mean()),
+        "spread": float(image.std()),
+        "letters": letters(pixels),
+        "exact": hashlib.sha256(np.array(image.shape).tobytes() + image.tobytes()).hexdigest(),
+        "near": difference_hash(pixels),
+        "small": np.asarray(small, np.uint8),
+    }
+
+
+def difference_hash(pixels: NDArray[np.uint8]) -> str:
+    """Return 256 bits (64 hex digits): is each of 16 x 16 cells brighter than its right neighbour."""
+    cells = cv2.resize(pixels, (_HASH + 1, _HASH), interpolation=cv2.INTER_AREA).astype(np.int16)
+    return np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes().hex()
+
+
+def letters(pixels: NDArray[np.uint8]) -> int:
+    """Return the most letter-like marks on one line: small connected near-white (or near-black on grey) shapes.
+
+    A heuristic for text burned into the image; it sees high-contrast letters of 5 to 48 pixels, and nothing else.
+    """
+    longest = 0
+    for marks in (pixels > 247, pixels < 8):
+        if not 0 < marks.mean() < 0.5:
+            continue
+        _, _, boxes, _ = cv2.connectedComponentsWithStats(marks.astype(np.uint8), connectivity=8)
+        longest = max(longest, _longest_line(boxes[1:].astype(int)))
+    return longest
+
+
+def _longest_line(boxes: NDArray[np.int64]) -> int:
+    """Return the length of the longest row of boxes of about one height, on one line, close to each other."""
+    width, height, area = boxes.T[2:]
+    fill = area / np.maximum(width * height, 1)
+    like = (
+        (height >= _TEXT_HEIGHT[0])
+        & (height <= _TEXT_HEIGHT[1])
+        & (width <= 1.3 * height)
+        & (fill > 0.15)
+        & (fill < 0.95)
+    )
+    found = boxes[like]
+    longest = 0
+    for _, y, _, size, _ in found:
+        line = found[(abs(found[:, 1] - y) <= 0.3 * size) & (abs(found[:, 3] - size) <= 0.35 * size)]
+        starts = np.sort(line[:, 0])
+        gaps = np.diff(starts) <= 2.2 * size
+        run = best = 1
+        for near in gaps:
+            run = run + 1 if near else 1
+            best = max(best, run)
+        longest = max(longest, best if len(starts) else 0)
+    return longest
+
+
+def is_text(count: pd.Series) -> pd.Series:
+    """Say which images hold a line of letters long enough to be an annotation."""
+    return count >= _TEXT_RUN
