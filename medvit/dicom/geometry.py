@@ -46,6 +46,12 @@ class Stack:
     even: bool
     straight: bool
 
+    @property
+    def widest(self) -> float:
+        """The widest gap between two slices, in median spacings."""
+        gaps = np.diff(self.positions @ self.normal)
+        return float(gaps.max() / np.median(gaps))
+
     def affine(self, orientation: Sequence[float], spacing: tuple[float, float]) -> Vector:
         """Return the (4, 4) matrix from (slice, row, column, 1) to LPS mm (PS3.3 C.7.6.2.1.1)."""
         matrix = np.eye(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any, Final
 
@@ -17,6 +18,16 @@ _B_VALUES: Final = (  # group, element, creator, VR, as in the makers' conforman
 )
 _GE_COMPONENTS: Final = ("MAGNITUDE", "PHASE", "REAL", "IMAGINARY")
 _PHILIPS: Final = "Philips MR Imaging DD 001"
+
+
+def _first(element: Any, vr: str) -> float:
+    value = element.value
+    if not isinstance(value, bytes):
+        return float(value if isinstance(value, (int, float, str)) else next(iter(value)))
+    if vr in _BINARY:
+        order = "<" if element.is_little_endian else ">"
+        return float(struct.unpack_from(order + _BINARY[vr], value)[0])
+    return float(value.decode("ascii").split("\\")[0].strip(" \0"))
 
 
 class Private:
@@ -42,16 +53,11 @@ class Private:
         element = self.element(group, number, creator)
         if element is None:
             return None
-        value = element.value
         try:
-            if not isinstance(value, bytes):
-                return float(value if isinstance(value, (int, float, str)) else next(iter(value)))
-            if vr in _BINARY:
-                order = "<" if element.is_little_endian else ">"
-                return float(struct.unpack_from(order + _BINARY[vr], value)[0])
-            return float(value.decode("ascii").split("\\")[0].strip(" \0"))
+            found = _first(element, vr)
         except (ValueError, TypeError, StopIteration, struct.error):
             return None
+        return found if math.isfinite(found) else None
 
     def b_value(self) -> float | None:
         """Return the diffusion b-value in s/mm2 as Siemens, Philips, GE or United Imaging write it."""

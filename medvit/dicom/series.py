@@ -20,7 +20,7 @@ from medvit.dicom.grouping import Group, split_series
 from medvit.dicom.header import read_dataset
 from medvit.dicom.mosaic import is_mosaic, tiles
 from medvit.dicom.series_policy import SeriesPolicy
-from medvit.dicom.slices import Slice, classic
+from medvit.dicom.slices import Slice, classic, whole_number
 from medvit.errors import DicomRefusal
 from medvit.types import Volume
 
@@ -31,6 +31,7 @@ _DEFAULT = SeriesPolicy()
 _JUNK_NAMES = ("._", "thumbs.db", ".ds_store", "desktop.ini")
 _JUNK_STARTS = (b"\xd0\xcf\x11\xe0", b"\x00\x05\x16\x07")  # Thumbs.db (OLE2), AppleDouble
 _COLOURS = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "PALETTE COLOR"}
+_WIDEST_BRIDGED = 3.5  # spacings: with gap=resample up to two missing slices in a row are interpolated
 _DERIVED_OBJECTS = {"SEG", "RTDOSE"}  # they have pixels and places, and show no patient
 
 log = logging.getLogger(__name__)
@@ -230,8 +231,7 @@ def _records(dataset: pydicom.Dataset, index: int, policy: SeriesPolicy) -> list
 
 def _count_warning(slices: list[Slice], datasets: dict[int, pydicom.Dataset]) -> tuple[str, ...]:
     """Compare with ImagesInAcquisition, all a header says on how many images there should be (PS3.3 C.7.6.1)."""
-    found = (tags.word(datasets[one.source], "ImagesInAcquisition") for one in slices)
-    expected = max((int(text) for text in found if text.isdigit()), default=0)
+    expected = max(whole_number(datasets[one.source], "ImagesInAcquisition") or 0 for one in slices)
     return (f"W-COUNT {len(slices)} slices, ImagesInAcquisition says {expected}",) if len(slices) < expected else ()
 
 
@@ -253,7 +253,7 @@ def _volume(group: Group, series: int, policy: SeriesPolicy, warnings: tuple[str
             "E-SHAPE", found, allowed=f">= {max(policy.min_slices, 2)} slices", tag=ORIENTATION, fix="set min_slices"
         )
     lie = stack([one.position for one in group.slices], first.orientation, policy.tolerance)
-    if not lie.even and policy.gap == "refuse":
+    if not lie.even and (policy.gap == "refuse" or lie.widest > _WIDEST_BRIDGED):
         refuse_uneven(lie, policy.tolerance)
     if not lie.straight and policy.tilt == "refuse":
         refuse_tilted(lie)

@@ -24,7 +24,8 @@ class SeriesPolicy:
     """How a series becomes volumes.
 
     `min_slices`: fewer are refused (`E-SHAPE`); below 3 a gap cannot be seen. `gap_tolerance`: a fraction of the
-    spacing; `gap` and `tilt`: refuse (`E-GAP`, `E-TILT`) or resample linearly to a straight, even grid.
+    spacing; `gap` and `tilt`: refuse (`E-GAP`, `E-TILT`) or resample linearly to a straight, even grid, over
+    at most two missing slices in a row.
     `tilt_tolerance`: sideways over length; `orientation_tolerance`: of lengths and cosine of the axes.
     `several`: echoes, b-values, image types and time points become volumes, or are refused (`E-4D`).
     `mosaic`: Siemens mosaics are unpacked or refused (`E-MOSAIC`; those of other makers always are).

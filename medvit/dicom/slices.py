@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import struct
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, cast
@@ -85,7 +87,7 @@ def classic(dataset: pydicom.Dataset, source: int) -> Slice:
         identity=identity(dataset),
         kind=(_image_type(dataset, private), _echo(dataset), _b_value(dataset, private)),
         moments=tuple(tags.words(dataset, keyword) or None for _, keyword in MOMENTS),
-        instance=_instance(dataset),
+        instance=whole_number(dataset, "InstanceNumber"),
         rescale=UNCHANGED if has_lut else rescale(dataset)._replace(philips=private.philips_scale()),
     )
 
@@ -135,12 +137,16 @@ def rescale(dataset: pydicom.Dataset) -> Rescale:
 def binary(dataset: pydicom.Dataset, keyword: str, code: str = "d") -> float | None:
     """Return the first number of an FD (code "d") or UL ("I") element, None if it is absent; `E-TAG` if broken."""
     data, value = tags.raw(dataset, keyword)
-    if not data:
-        return None if value is None or value == "" else float(np.ravel(cast(float, value))[0])
-    order = "<" if dataset.get_item(keyword).is_little_endian else ">"
-    if len(data) % struct.calcsize(order + code):
-        raise tags.refuse(keyword, "does not hold binary numbers", fix="correct the element")
-    return float(struct.unpack_from(order + code, data)[0])
+    if data is None:
+        found = None if value is None or value == "" else float(np.ravel(cast(float, value))[0])
+    else:
+        order = "<" if dataset.get_item(keyword).is_little_endian else ">"
+        if len(data) % struct.calcsize(order + code):
+            raise tags.refuse(keyword, "does not hold binary numbers", fix="correct the element")
+        found = float(struct.unpack_from(order + code, data)[0]) if data else None
+    if found is not None and not math.isfinite(found):
+        raise tags.refuse(keyword, "is not finite", allowed="a finite number", fix="correct the element")
+    return found
 
 
 def _image_type(dataset: pydicom.Dataset, private: Private) -> tuple[str, ...]:
@@ -157,6 +163,7 @@ def _b_value(dataset: pydicom.Dataset, private: Private) -> float | None:
     return private.b_value() if standard is None else standard
 
 
-def _instance(dataset: pydicom.Dataset) -> int | None:
-    found = tags.word(dataset, "InstanceNumber")
-    return int(found) if found.lstrip("+-").isdigit() else None
+def whole_number(dataset: pydicom.Dataset, keyword: str) -> int | None:
+    """Return the integer of an IS element that nothing depends on, None if it is absent or no integer."""
+    found = tags.word(dataset, keyword)
+    return int(found) if re.fullmatch(r"[+-]?[0-9]{1,12}", found) else None
