@@ -169,10 +169,10 @@ def _regress(y: Array, x: Array, weight: ArrayLike | None, free: tuple[str, ...]
     What is not `free` stays at intercept 0 and slope 1. Draws that do not converge (separation) are NaN.
     """
     w = _rows(weight, y.size)
-    # Newton's step is invariant to the scale of x, but its start is not: begin at slope 0 where the slope is free.
-    beta = np.zeros((w.shape[0], 2))
-    if "slope" not in free:
-        beta[:, 1] = 1.0
+    beta = np.tile([0.0, 0.0 if "slope" in free else 1.0], (w.shape[0], 1))
+    if w.shape[0] > 1:  # draws lie near the whole sample: starting there halves the steps
+        whole = _regress(y, x, None, free)[0]
+        beta = np.where(np.isfinite(whole).all(), np.tile(whole, (w.shape[0], 1)), beta)
     moving = np.ones(w.shape[0], bool)
     for _ in range(_STEPS):
         step = np.zeros_like(beta)

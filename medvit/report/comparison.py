@@ -44,7 +44,7 @@ def compare(one: Side, other: Side) -> Report:
     Raises:
         EvaluationError: the test sets or the findings differ.
     """
-    _refuse_unlike(one, other)
+    refuse_unlike(one, other)
     areas, points, by_group = _areas(one, other), _points(one, other), _groups(one, other)
     source = Table("provenance", "Provenance", {"what": "What", "value": "Value"}, [
         {"what": "one", "value": one.name}, {"what": "other", "value": other.name},
@@ -72,7 +72,12 @@ def compare(one: Side, other: Side) -> Report:
     return Report(head, sections, content, "Comparison of two models")
 
 
-def _refuse_unlike(one: Side, other: Side) -> None:
+def refuse_unlike(one: Side, other: Side) -> None:
+    """Refuse two evaluations that are not about the same question on the same test set, drawn alike.
+
+    Raises:
+        EvaluationError: what differs.
+    """
     first, second = one.sample, other.sample
     if first.spec.names != second.spec.names or first.spec.kind != second.spec.kind:
         raise EvaluationError(

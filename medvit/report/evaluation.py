@@ -173,7 +173,7 @@ def headline(test: Sample, tables: Mapping[str, Table]) -> list[str]:
     lines += [f"{row['finding']}: mean absolute error {cell(row['mae'])}." for row in tables["measurements"].rows]
     lines += [f"Quadratic-weighted kappa {cell(row['kappa'])}." for row in tables["grades"].rows]
     lines += [
-        f"{row['finding']}, model against the baseline “{row['baseline']}”: {row['verdict']}, by {cell(row['gain'])}."
+        f"{row['finding']}, AUROC minus that of “{row['baseline']}”: {cell(row['gain'])}, {row['verdict']}."
         for row in tables["baselines"].rows
         if "gain" in row
     ][:6]

@@ -10,6 +10,7 @@ from medvit.metric.operating_point import RuleSpec
 from medvit.report.comparison import Side, compare
 from medvit.report.frozen import freeze
 from medvit.report.predictions import prepare
+from medvit.report.seeds import seeds
 from medvit.report.spec import Resampling
 
 NAMES = ("pneumonia", "effusion", "rare")
@@ -81,3 +82,15 @@ def test_each_model_is_taken_at_its_own_threshold_of_the_same_rule(side):
     rows = compare(side(points=points), side("b", noise=1.0, points=points)).tables["comparison_points"].rows
     assert {row["rule"] for row in rows} == {"Youden", "sensitivity ≥ 0.9"}
     assert {row["metric"] for row in rows} == {"sensitivity", "specificity"}
+
+
+def test_the_spread_over_seeds_is_told_apart_from_the_interval_over_patients(side):
+    section = seeds([side(), side("b", noise=1.0), side("c", noise=2.0)])
+    row = section.tables[0].rows[0]
+    values = [compare(side(), side("b", noise=n)).tables["comparison"].rows[0]["other"].value for n in (0.0, 1.0, 2.0)]
+    assert row["mean"].value == pytest.approx(np.mean(values))
+    assert row["spread"] == pytest.approx(np.std(values, ddof=1))
+    assert row["mean"].low < row["mean"].value < row["mean"].high
+    assert section.tables[0].rows[1]["spread"] == 0.0
+    with pytest.raises(EvaluationError, match="at least 2"):
+        seeds([side()])

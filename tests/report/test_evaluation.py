@@ -15,7 +15,7 @@ from medvit.metric.ranking import auroc
 from medvit.report.checklist import FROM_PROVENANCE
 from medvit.report.evaluation import Extras, Section
 from medvit.report.keep import load
-from medvit.report.protocol import evaluate_predictions, sides
+from medvit.report.protocol import evaluate_predictions, freeze_thresholds, sides
 from medvit.report.spec import Aggregation, Detail, from_json
 from medvit.report.table import Table
 
@@ -205,6 +205,27 @@ def test_a_model_that_is_its_own_baseline_is_not_better(tmp_path, make_table, ma
     report = evaluate_predictions(make_table("val"), test, make_spec(), tmp_path, extras=extras)
     row = report.content["tables"]["baselines"]["rows"][0]
     assert (row["gain"]["value"], row["p"], row["verdict"]) == (0.0, 1.0, "not told apart")
+
+
+def test_an_external_site_keeps_the_thresholds_and_shows_its_shift(tmp_path, make_table, make_spec):
+    frozen = freeze_thresholds(make_table("val"), make_spec(), tmp_path / "run")
+    site = make_table("site_b").assign(manufacturer="Cirrus", age_years=80.0)
+    report = evaluate_predictions(
+        make_table("val"),
+        site,
+        make_spec(),
+        tmp_path / "b",
+        frozen=tmp_path / "run" / "thresholds.json",
+        recorded=frozen.hash,
+        extras=Extras(provenance={"external": "Site B, 2024."}),
+        split="site_b",
+    )
+    shift = {(row["what"], row["value"]): row for row in report.tables["shift"].rows}
+    assert shift["manufacturer", "Cirrus"]["change"] == 1.0
+    assert shift["age_years", "mean"]["standardised"] > 0.5
+    assert report.content["thresholds"] == frozen.hash
+    external = [row for row in report.tables["checklist"].rows if row["what"].startswith("Testing on external")]
+    assert external[0]["text"] == "Site B, 2024."
 
 
 def test_classes_grades_and_measurements_have_their_own_tables(tmp_path, make_table, make_spec):
