@@ -1,11 +1,12 @@
 """Decoded, resampled integer pixels in memory-mapped shards: read at memory speed, never stale, never torn.
 
 A cache folder holds one sub-folder per preprocessing and decoder versions: `header.json`, `journal`, `shard-000.bin`.
-What a file is, is known by the SHA-256 of its content; size, times and inode only save the reading.
+What a file is, is known by a digest of its content; size, times and inode only save the reading.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -177,18 +178,22 @@ def layout(preprocess: Preprocess) -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "absent"
-    package = Path(__file__).parents[1]
-    code = hashlib.sha256()
-    for path in sorted([*package.glob("dicom/*.py"), *package.glob("preprocess/*.py")]):
-        code.update(path.name.encode() + path.read_bytes())
     return {
         "pixels": preprocess.pixel_digest,
         "shape": list(preprocess.shape),
         "dtype": preprocess.dtype,
         "versions": versions,
-        "code": code.hexdigest(),
+        "code": _code_digest(),
         "format": 1,
     }
+
+
+@functools.lru_cache(maxsize=1)  # what this process runs does not change when a file on disk does
+def _code_digest() -> str:
+    package, state = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted([*package.glob("dicom/*.py"), *package.glob("preprocess/*.py")]):
+        state.update(path.name.encode() + path.read_bytes())
+    return state.hexdigest()
 
 
 def cache_home(folder: Path, preprocess: Preprocess) -> Path:

@@ -32,6 +32,7 @@ from medvit.preprocess.definition import as_bytes
 _CHUNK = 16  # rows per task: enough to hide the exchange between processes, few enough for a steady progress bar
 _TRUST_NS = 2_000_000_000  # a file changed within two seconds before it was read may change again unseen
 _RESERVE = 64 << 20
+_BLOCK = 1 << 16
 _log = logging.getLogger(__name__)
 
 
@@ -138,7 +139,7 @@ def _decode(job: _Job, root: Path, preprocess: Preprocess) -> tuple[Record, Prep
     try:
         before = [_checked_stat(root / name) for name in job.files]
         data = [as_bytes(root / name) for name in job.files]
-        stats = tuple((*stat, hashlib.sha256(part).hexdigest()) for stat, part in zip(before, data, strict=True))
+        stats = tuple((*stat, content_digest(part)) for stat, part in zip(before, data, strict=True))
         key = hashlib.sha256("|".join([job.volume_key, *(stat[4] for stat in stats)]).encode()).hexdigest()
         if job.known is not None and job.known.key == key:
             return replace(job.known, stats=stats, seen_ns=seen_ns), None
@@ -159,6 +160,22 @@ def _decode(job: _Job, root: Path, preprocess: Preprocess) -> tuple[Record, Prep
         warnings=prepared.warnings,
     )
     return record, prepared
+
+
+def content_digest(data: bytes) -> str:
+    """Return the SHA-256 (hex) of length, CRC-32 and Adler-32 of every 64 KiB of a file: ten times as fast as SHA-256.
+
+    It tells a change from none (64 checked bits per block); it is no proof against someone who forges a file.
+    """
+    import imagecodecs
+
+    state = hashlib.sha256(len(data).to_bytes(8, "little"))
+    view: Any = memoryview(data)
+    for start in range(0, len(data), _BLOCK):
+        block = view[start : start + _BLOCK]
+        both = imagecodecs.deflate_crc32(block), imagecodecs.deflate_adler32(block)
+        state.update(b"".join(int(checksum).to_bytes(4, "little") for checksum in both))
+    return state.hexdigest()
 
 
 def _checked_stat(path: Path) -> tuple[int, int, int, int]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-Stat = tuple[int, int, int, int, str]  # size, mtime_ns, ctime_ns, inode, sha256 of one source file
+Stat = tuple[int, int, int, int, str]  # size, mtime_ns, ctime_ns, inode, content digest of one source file
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from medvit.errors import ConfigError
 from medvit.preprocess.definition import Definition, Prepared, as_bytes
 from medvit.preprocess.image_file import is_picture, read_picture
 from medvit.preprocess.placement import Placement
-from medvit.preprocess.resize import resizable, resize
+from medvit.preprocess.resize import resize_exact
 from medvit.types import Film
 
 Box = tuple[int, int, int, int]  # top, left, rows, columns, in samples
@@ -107,18 +107,12 @@ class FilmPreprocess(Definition):
         return Placement(whole, first, span, part, at, self.size, flip=_turned(film))
 
     def _quantise(self, film: Film, box: Box, size: tuple[int, int]) -> NDArray[Any]:
-        """Resize the stored integers, then scale and round once.
+        """Resize the stored integers without rounding, then scale and round once.
 
-        Mean and affine map commute, so resizing before scaling gives the display values' mean exactly. The resize
-        rounds to whole samples: harmless while a sample is at most an eighth of an output level, and exact when
-        samples are output levels already. Otherwise (a narrow window) the resize runs in float32.
+        Mean and affine map commute, so scaling after the resize gives exactly the mean of the display values.
         """
         top, left, rows, columns = box
-        samples = resizable(film.samples[top : top + rows, left : left + columns])
-        step = abs(film.scale) * self.levels
-        if samples.dtype != np.float32 and step > 0.125 and abs(step - 1.0) > 1e-9:
-            samples = samples.astype(np.float32)
-        small = resize(samples, size).astype(np.float32)
+        small = resize_exact(film.samples[top : top + rows, left : left + columns], size)
         small *= np.float32(film.scale * self.levels)
         small += np.float32(film.offset * self.levels + 0.5)
         np.clip(small, 0, self.levels, out=small)
@@ -143,7 +137,7 @@ def _turned(film: Film) -> tuple[bool, bool]:
 def _black_border(film: Film) -> Box:
     """Return (top, left, rows, columns) without the black border; all of it when less than a quarter would stay."""
     rows, columns = film.samples.shape
-    small = resize(resizable(film.samples), (min(rows, 512), min(columns, 512))).astype(np.float32)
+    small = resize_exact(film.samples, (min(rows, 512), min(columns, 512)))
     black = small * np.float32(film.scale) + np.float32(film.offset) <= _BLACK
     bright_rows = np.flatnonzero(black.mean(axis=1) < _SHARE)
     bright_columns = np.flatnonzero(black.mean(axis=0) < _SHARE)

@@ -42,6 +42,27 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return resize(resize(image, first), size)
 
 
+def resize_exact(image: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Do as `resize` on integers or floats (row, column), but return the unrounded values, float32.
+
+    A large image shrinks by sums of whole rows (exact in float32 up to 256 rows of 16 bits) plus the shares of the two
+    rows that a band cuts, and then along the columns: the same area mean, three times as fast as OpenCV's alone.
+    """
+    image, (rows, columns) = resizable(image), image.shape
+    if rows < 2 * size[0] or columns < 2 * size[1]:
+        return resize(image.astype(np.float32), size)
+    edges = np.arange(size[0] + 1) * rows  # of the bands, in 1 / size[0] of a row
+    first, last = -(-edges[:-1] // size[0]), edges[1:] // size[0]
+    above, below = first * size[0] - edges[:-1], edges[1:] - last * size[0]
+    sums = np.concatenate(
+        [cv2.reduce(image[a:b], 0, cv2.REDUCE_SUM, dtype=cv2.CV_32F) for a, b in zip(first, last, strict=True)]
+    )
+    for row, share in ((first - 1, above), (np.minimum(last, rows - 1), below)):
+        sums += image[row] * (share / size[0]).astype(np.float32)[:, None]
+    sums *= np.float32(size[0] / rows)
+    return resize(sums, size)
+
+
 def resize_volume(values: NDArray[np.float32], size: tuple[int, int, int]) -> NDArray[np.float32]:
     """Resample a (slice, row, column) float32 volume to `size`, in-plane first and then along the slices."""
     depth, rows, columns = size

@@ -329,3 +329,13 @@ def test_the_real_chest_set_joins_completely(real_data, tmp_path):
     assert made.table["label.finding"].value_counts().to_dict() == {"pneumonia": 1675, "normal": 621}
     names = {"manifest.parquet", "exclusions.csv"}
     assert b"CANARY" not in b"".join((tmp_path / "out" / name).read_bytes() for name in names)
+
+
+def test_colour_nifti_is_refused(tmp_path):
+    import nibabel
+
+    (tmp_path / "root").mkdir()
+    colour = np.zeros((4, 5, 6), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "root" / "a.nii.gz")
+    with pytest.raises(DataError, match=r"E-COLOUR\s+NIfTI with RGB"):
+        index(tmp_path / "root", tmp_path / "out", options={"patient_fallback": "file"})

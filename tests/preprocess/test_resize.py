@@ -1,0 +1,46 @@
+"""The resize is the mean over the area, checked against sums over a grid fine enough to hold both pixel grids."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medvit.preprocess.resize import resize, resize_exact
+
+
+def area_mean(image, size):
+    """Repeat every pixel size[axis] times, so that each output pixel covers whole ones, and take the mean."""
+    fine = image.astype(np.float64).repeat(size[0], axis=0).repeat(size[1], axis=1)
+    return fine.reshape(size[0], image.shape[0], size[1], image.shape[1]).mean(axis=(1, 3))
+
+
+@given(
+    rows=st.integers(1, 90),
+    columns=st.integers(1, 90),
+    height=st.integers(1, 30),
+    width=st.integers(1, 30),
+    dtype=st.sampled_from(["uint8", "uint16", "int16", "int32", "float32"]),
+)
+@settings(max_examples=150, deadline=None)
+def test_shrinking_takes_the_mean_over_the_area(rows, columns, height, width, dtype):
+    height, width = min(height, rows), min(width, columns)
+    generator = np.random.default_rng(rows * 100 + columns)
+    image = generator.integers(
+        -3000 if "u" not in dtype and "f" not in dtype else 0, 250 if dtype == "uint8" else 30000, (rows, columns)
+    ).astype(dtype)
+    expected = area_mean(image, (height, width))
+    assert np.allclose(resize_exact(image, (height, width)), expected, rtol=1e-5, atol=1e-2)
+    if dtype in {"uint8", "uint16", "int16"}:
+        assert np.abs(resize(image, (height, width)) - expected).max() <= 0.51
+
+
+def test_growing_is_linear_between_pixel_centres():
+    ramp = np.tile(np.arange(8, dtype=np.float32), (4, 1))
+    grown = resize(ramp, (4, 16))
+    assert np.allclose(grown[0, 1:-1], np.arange(1, 15) / 2 - 0.25)
+
+
+def test_one_axis_may_shrink_while_the_other_grows():
+    image = np.random.default_rng(0).random((40, 6)).astype(np.float32)
+    assert np.allclose(resize(image, (8, 12)), resize(area_mean(image, (8, 6)).astype(np.float32), (8, 12)), atol=1e-5)
