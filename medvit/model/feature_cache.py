@@ -45,7 +45,7 @@ class Features:
         """
         if not self.grid:
             raise CacheError("this feature cache keeps pooled vectors; an attention head needs keep='tokens'")
-        both = torch.from_numpy(np.asarray(self.values[rows], np.float32))
+        both = torch.from_numpy(np.array(self.values[rows])).float()
         return Tokens(both[:, : self.prefix], both[:, self.prefix :], self.grid)
 
     def vectors(self) -> NDArray[np.float64]:

@@ -104,24 +104,34 @@ class AttentionPool(nn.Module):
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "B *K W"]:
         """Return [B W], or [B K W] with a query per output."""
-        keys = self._keys(tokens)
-        share = self._share(keys)
-        values: Tensor = self.values(keys)
-        if self.per_class:
-            return share @ values
-        parts = values.reshape(*values.shape[:2], len(self.queries), -1)
-        return torch.einsum("bqn,bnqd->bqd", share, parts).flatten(1)
+        share, first = self._share(tokens)
+        gathered = share[..., first.shape[1] :] @ tokens.patches  # apart from the class token: no copy of the patches
+        if first.shape[1]:
+            gathered = gathered + share[..., :1] @ first
+        if not self.per_class:
+            return mixed(gathered, self.values)
+        out: Tensor = self.values(gathered)
+        return out
 
     def attention(self, tokens: Tokens) -> Float[Tensor, "B Q N"]:
         """Return the share in [0, 1] each query takes of each patch; the rest to 1 came from the class token."""
-        patches = tokens.patches.shape[1]
-        return self._share(self._keys(tokens))[..., -patches:]
+        share, first = self._share(tokens)
+        return share[..., first.shape[1] :]
 
-    def _keys(self, tokens: Tokens) -> Tensor:
-        if not self.cls or tokens.prefix.shape[1] == 0:
-            return tokens.patches
-        return torch.cat([tokens.prefix[:, :1], tokens.patches], dim=1)
+    def _share(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Return the shares of class token and patches, and the class token [B 1 W] or nothing [B 0 W]."""
+        first, patches = tokens.prefix[:, : int(self.cls)], tokens.patches
+        queries = self.queries.to(patches.dtype) * patches.shape[-1] ** -0.5
+        scores = torch.cat([queries @ keys.transpose(1, 2) for keys in (first, patches)], dim=-1)
+        return scores.float().softmax(-1).to(patches.dtype), first
 
-    def _share(self, keys: Tensor) -> Tensor:
-        scores = torch.einsum("qw,bnw->bqn", self.queries.to(keys.dtype) * keys.shape[-1] ** -0.5, keys)
-        return scores.float().softmax(-1).to(keys.dtype)
+
+def mixed(gathered: Float[Tensor, "B Q W"], values: nn.Linear) -> Float[Tensor, "B W"]:
+    """Return what each query makes of what it gathered: the values' q-th share of channels, side by side.
+
+    Values are linear and shares sum to 1, so a mean of values is the value of the mean: one product per query instead
+    of one per token.
+    """
+    parts = values.weight.reshape(gathered.shape[1], -1, gathered.shape[2])
+    bias = values.bias.reshape(gathered.shape[1], -1)
+    return (torch.einsum("bqw,qdw->bqd", gathered, parts) + bias).flatten(1)

@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from medvit.errors import ConfigError, DataError
+from medvit.model.pool import mixed
 from medvit.types import Bag
 
 Encode = Callable[[Tensor], Tensor]
@@ -97,9 +98,7 @@ class StudyBag(nn.Module):
     def gather(self, vectors: Float[Tensor, "B I W"], bag: Bag) -> Float[Tensor, "B W"]:
         """Return the pooled vector of each bag."""
         with torch.autocast(vectors.device.type, enabled=False):
-            values: Tensor = self.values(self._placed(vectors, bag))
-            parts = values.reshape(*values.shape[:2], self.heads, -1)
-            return torch.einsum("bqi,biqd->bqd", self.attention(vectors, bag), parts).flatten(1)
+            return mixed(self.attention(vectors, bag) @ self._placed(vectors, bag), self.values)
 
     def attention(self, vectors: Float[Tensor, "B I W"], bag: Bag) -> Float[Tensor, "B Q I"]:
         """Return how much each query takes of each image: 0 where there is none, summing to 1."""
