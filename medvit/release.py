@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medvit.errors import DataError, RunError
 
 if TYPE_CHECKING:
+    from medvit.engine.fit import Fitted
     from medvit.export.build import Exported, Trained
     from medvit.export.bundle import Contents
     from medvit.tracking.model import Logged
@@ -47,6 +48,7 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     """
     from medvit.engine.checkpoint import load_run
     from medvit.export.build import Trained, draft_contents, evaluated_contents
+    from medvit.model.lora import merge
     from medvit.tracking import evaluated, provenance
     from medvit.tracking import run as tracking
 
@@ -70,7 +72,7 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     contents = replace(contents, acceptance={key: limit for key, limit in limits.items() if limit is not None})
     if options.get("licence"):
         contents = replace(contents, licence=f"{options['licence']}\n")
-    trained = Trained(loaded.network, loaded.preprocess, loaded.task.probabilities_numpy)
+    trained = Trained(merge(loaded.network), loaded.preprocess, loaded.task.probabilities_numpy)
     return Release(run, trained, contents, samples_in(options.get("samples")) or images.samples())
 
 
@@ -100,6 +102,30 @@ class _Images:
         chosen = rows.iloc[:: max(1, len(rows) // SAMPLES)].head(SAMPLES)
         units = [[self.manifest.root / name for name in names] for names in chosen["files"]]
         return [unit[0] if len(unit) == 1 else unit for unit in units]
+
+
+def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
+    """Attach to a run that was just fitted what a reviewer needs, and its best network as a model that reads DICOM."""
+    from medvit.export.build import Trained, draft_contents
+    from medvit.model.lora import merge
+    from medvit.tracking import model, provenance, view
+    from medvit.tracking.declared import redacted
+
+    hashes, environment = provenance.hashes(settings, **fitted.data.hashes), provenance.environment()
+    for name, content in (("config", redacted(settings)), ("environment", environment), ("hashes", hashes)):
+        run.json(content, f"{name}.json")
+    title = settings["data"]["name"]
+    for context in ("training", "validation"):
+        run.dataset(title, hashes["manifest"], context)
+    origin = {"run_id": run.id, "hashes": hashes, **environment}
+    rows = fitted.data.units("train").frame
+    parts = fitted.preprocess.to_json(), fitted.task.to_json(), rows, origin
+    trained = Trained(merge(fitted.network), fitted.preprocess, fitted.task.probabilities_numpy)
+    logged = publish_draft(run, trained, draft_contents(f"{title} {run.id[:8]}", *parts))
+    if settings["tracking"]["register"]:
+        model.register(run, logged.model_id, settings["tracking"]["register"], "draft")
+    shown = ["data.name", "model.width", "model.depth", "optim.plan.lr", "trainer.epochs"]
+    view.save(run.client, run.experiment_id, ["test/auroc", fitted.task.monitor, "val/loss"], shown)
 
 
 def publish_draft(run: Run, trained: Trained, contents: Contents) -> Logged:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,25 @@ def state(run: Run) -> dict[str, str]:
     return {**{str(key): str(value) for key, value in hashes.items()}, "weights": file_sha256(run.folder / _WEIGHTS)}
 
 
-def record(run: Run, split: str, report: Path, thresholds: Mapping[str, Any]) -> None:
-    """Attach the seal `evaluation/<split>.json`, to be called when the report stands.
+def record(run: Run, split: str, folder: Path) -> None:
+    """Attach an evaluation's folder as `report/<split>/` and seal it as `evaluation/<split>.json`.
 
     Args:
         run: the run that was evaluated.
         split: "test", or the name of another set.
-        report: report.json; its hash is kept, and the file is attached as `report/<split>/report.json`.
-        thresholds: the content of thresholds.json with its hash, frozen on validation.
+        folder: holds report.json, thresholds.json (frozen on validation), report.html, tables, figures, predictions.
+
+    Raises:
+        RunError: report.json or thresholds.json is not there.
     """
-    seal = {"split": split, "hashes": state(run), "report": file_sha256(report), "thresholds": dict(thresholds)}
-    run.artifact(report, f"report/{split}/report.json")
+    missing = [name for name in ("report.json", "thresholds.json") if not (folder / name).is_file()]
+    if missing:
+        raise RunError(f"The evaluation folder lacks {', '.join(missing)}. Evaluate the run again.")
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        run.artifact(file, f"report/{split}/{file.relative_to(folder).as_posix()}")
+    thresholds = json.loads((folder / "thresholds.json").read_text(encoding="utf-8"))
+    report = file_sha256(folder / "report.json")
+    seal = {"split": split, "hashes": state(run), "report": report, "thresholds": thresholds}
     run.json(seal, f"evaluation/{split}.json")
 
 

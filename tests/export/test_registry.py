@@ -33,9 +33,12 @@ def run(runs, bundle):
 
 @pytest.fixture
 def report(tmp_path):
-    file = tmp_path / "report.json"
-    file.write_text('{"headline": []}')
-    return file
+    (tmp_path / "report" / "tables").mkdir(parents=True)
+    (tmp_path / "report" / "report.json").write_text('{"headline": []}')
+    (tmp_path / "report" / "report.html").write_text("<h1>report</h1>")
+    (tmp_path / "report" / "tables" / "overall.csv").write_text("metric,value\n")
+    (tmp_path / "report" / "thresholds.json").write_text(json.dumps({"hash": "ef" * 32}))
+    return tmp_path / "report"
 
 
 def test_a_registered_model_predicts_from_dicom_bytes(bundle, films, runs, run) -> None:
@@ -75,7 +78,8 @@ def test_a_run_without_a_model_says_so(run) -> None:
 def test_only_what_was_evaluated_may_leave(run, report) -> None:
     with pytest.raises(RunError, match=f"medvit.evaluate run={run.id} split=test"):
         evaluated.check(run)
-    evaluated.record(run, "test", report, {"schema": "medvit.thresholds/1", "hash": "ef" * 32})
+    evaluated.record(run, "test", report)
+    assert {"report/test/report.html", "report/test/tables/overall.csv", "evaluation/test.json"} <= set(run.artifacts())
     assert evaluated.check(run)["hash"] == "ef" * 32
     weights = run.folder / "checkpoints" / "best.safetensors"
     good = weights.read_bytes()
