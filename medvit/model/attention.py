@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medvit.model.linear import Linear
 from medvit.model.positions import rotate
 
 EAGER_TOKENS = (
@@ -37,7 +38,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Float
 
 def attention_map(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Float[Tensor, "B H Q N"]:
     """Return the attention weights themselves, each row summing to 1."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    flat_q, flat_k = q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)
+    scale = q.shape[-1] ** -0.5  # inside the product: one pass over the scores less than before or after it
+    scores = torch.baddbmm(q.new_empty(1, 1, 1), flat_q, flat_k, beta=0, alpha=scale).reshape(*q.shape[:3], -1)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     return torch.softmax(scores, dim=-1)
@@ -49,11 +52,11 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, *, qkv_bias: bool, qk_norm: bool, out_norm: bool, eps: float) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.qkv = Linear(width, 3 * width, bias=qkv_bias)
         self.q_norm: nn.Module = nn.LayerNorm(width // heads, eps=eps) if qk_norm else nn.Identity()
         self.k_norm: nn.Module = nn.LayerNorm(width // heads, eps=eps) if qk_norm else nn.Identity()
         self.norm: nn.Module = nn.LayerNorm(width, eps=eps) if out_norm else nn.Identity()
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def forward(
         self,

@@ -25,6 +25,7 @@ from medvit.errors import ConfigError
 from medvit.model import positions
 from medvit.model.attention import Attention, Rotary
 from medvit.model.design import Design, Regime
+from medvit.model.linear import Linear
 from medvit.types import Tokens
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -37,9 +38,9 @@ class Mlp(nn.Module):
         super().__init__()
         hidden = design.mlp or 4 * width
         self.act, self.gated = design.act, design.gated
-        self.fc1 = nn.Linear(width, hidden * (2 if design.gated else 1))
+        self.fc1 = Linear(width, hidden * (2 if design.gated else 1))
         self.norm: nn.Module = nn.LayerNorm(hidden, eps=design.eps) if design.mlp_norm else nn.Identity()
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """Return every token thought over on its own."""

@@ -1,0 +1,56 @@
+"""The fast path of the linear layer computes what torch's own does, values and gradients, wherever it is taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from medvit.model import linear
+from medvit.model.linear import Linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_and_gradients_equal_torchs_own_layer(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this torch has no oneDNN linear")
+    monkeypatch.setattr(linear, "fast_dtypes", lambda: frozenset({torch.float32, torch.bfloat16}))
+    torch.manual_seed(0)
+    fast, plain = Linear(24, 40), nn.Linear(24, 40)
+    plain.load_state_dict(fast.state_dict())
+    fast.to(dtype)
+    plain.to(dtype)
+    images = [torch.randn(2, 5, 24, dtype=dtype).requires_grad_() for _ in range(2)]
+    with torch.no_grad():
+        images[1].copy_(images[0])
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    outputs = [layer(image) for layer, image in zip((fast, plain), images, strict=True)]
+    torch.testing.assert_close(*outputs, **tolerance)
+    for output in outputs:
+        (output * torch.arange(40)).sum().backward()
+    torch.testing.assert_close(
+        images[0].grad, images[1].grad, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2
+    )
+    for name, parameter in fast.named_parameters():
+        torch.testing.assert_close(parameter.grad, plain.get_parameter(name).grad, **{**tolerance, "atol": 1e-1})
+
+
+def test_frozen_weights_and_images_without_gradient_stay_so() -> None:
+    layer = Linear(8, 8)
+    layer.weight.requires_grad_(False)
+    image = torch.randn(3, 8).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(image).float().sum().backward()
+    assert layer.weight.grad is None
+    assert layer.bias.grad is not None
+    assert image.grad is not None
+
+
+def test_autocast_gives_bf16_with_and_without_gradients() -> None:
+    layer, image = Linear(8, 8), torch.randn(3, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = layer(image)
+        with torch.no_grad():
+            inferred = layer(image)
+    assert trained.dtype == inferred.dtype == torch.bfloat16
+    torch.testing.assert_close(trained, inferred)
