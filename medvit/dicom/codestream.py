@@ -66,15 +66,22 @@ def jpeg2000_shape(data: memoryview) -> Shape:
     return Shape(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
 
 
-def jpeg2000_coding(data: memoryview) -> tuple[int, bool]:
-    """Return (decomposition levels, reversible wavelet) from the COD marker (ISO 15444-1 A.6.1)."""
+def jpeg2000_levels(data: memoryview) -> int:
+    """Return the number of decomposition levels from the COD marker (ISO 15444-1 A.6.1)."""
     head = bytes(data[: 1 << 16])
     pos = head.find(b"\xff\x4f\xff\x51") + 2
-    while pos >= 2 and pos + 14 <= len(head) and head[pos] == 0xFF and head[pos + 1] != 0x93:
+    while pos >= 2 and pos + 10 <= len(head) and head[pos] == 0xFF and head[pos + 1] != 0x93:
         if head[pos + 1] == 0x52:
-            return head[pos + 9], head[pos + 13] == 1
+            return head[pos + 9]
         pos += 2 + int.from_bytes(head[pos + 2 : pos + 4], "big")
     raise DicomRefusal("E-CODEC", "a compressed frame has no JPEG 2000 coding style", fix="export the object again")
+
+
+def require_end(data: memoryview) -> None:
+    """Refuse (`E-TRUNC`) a JPEG, JPEG-LS or JPEG 2000 frame without its end marker: libjpeg would fill it with grey."""
+    if b"\xff\xd9" not in bytes(data[-256:]).rstrip(b"\0")[-4:]:  # up to two bytes of padding of any value
+        found = "a compressed frame does not end with its end marker"
+        raise DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")
 
 
 def frames(dataset: pydicom.Dataset, value: memoryview, count: int) -> list[memoryview]:

@@ -1,7 +1,9 @@
 """Stored values of one object: one pinned decoder per transfer syntax, sizes checked first, bits masked and checked.
 
 The table `CODECS` is the only choice of decoder there is; nothing falls back to another one. All of them are BSD
-(imagecodecs: libjpeg-turbo 3, CharLS, OpenJPEG, OpenJPH, libjxl) except Pillow (HPND), used for reduced JPEG 2000 only.
+(imagecodecs: libjpeg-turbo 3, CharLS, OpenJPEG, libjxl) except Pillow (HPND), used for reduced JPEG 2000 only.
+OpenJPH is three times faster on HTJ2K, but the binding in imagecodecs 2026.3 crashes on damaged frames and wraps what
+overshoots white to black, so OpenJPEG reads those too.
 """
 
 from __future__ import annotations
@@ -60,17 +62,6 @@ def _jpeg2k(data: Any, _m: Matrix, reduce: int) -> Array:
     return _reduced(data, reduce) if reduce else imagecodecs.jpeg2k_decode(data)
 
 
-def _htj2k(data: Any, _m: Matrix, reduce: int) -> Array:
-    """OpenJPH, as imagecodecs binds it, wraps what overshoots white to black, so it only gets what cannot overshoot."""
-    if reduce:
-        return _reduced(data, reduce)
-    if not codestream.jpeg2000_coding(data)[1]:
-        raise DicomRefusal(
-            "E-CODEC", "a lossy codestream in a lossless syntax", tag="(0002,0010)", fix="correct the syntax"
-        )
-    return imagecodecs.htj2k_decode(data)
-
-
 def _reduced(data: Any, reduce: int) -> Array:
     """Decode grey at 1 / 2**reduce of each side. Pillow spreads samples over 16 unsigned bits; that is taken back."""
     from PIL import Image
@@ -104,17 +95,14 @@ def _rle(data: Any, m: Matrix, _reduce: int) -> Array:
 _JPEG = Codec("imagecodecs.jpeg8", "JPEG8", _jpeg, codestream.jpeg_shape)
 _JPEGLS = Codec("imagecodecs.jpegls", "JPEGLS", _jpegls, codestream.jpeg_shape)
 _JPEG2K = Codec("imagecodecs.jpeg2k", "JPEG2K", _jpeg2k, codestream.jpeg2000_shape, wavelet=True)
-_HTJ2K = Codec("imagecodecs.htj2k", "HTJ2K", _htj2k, codestream.jpeg2000_shape, wavelet=True)
 _JPEGXL = Codec("imagecodecs.jpegxl", "JPEGXL", _jpegxl, None)
 _PREFIX = "1.2.840.10008.1.2."
 CODECS: Final[dict[str, Codec]] = {
     _PREFIX + "5": Codec("imagecodecs.dicomrle", "DICOMRLE", _rle, None),
     **{_PREFIX + "4." + n: _JPEG for n in ("50", "51", "53", "55", "57", "70")},
     **{_PREFIX + "4." + n: _JPEGLS for n in ("80", "81")},
-    **{_PREFIX + "4." + n: _JPEG2K for n in ("90", "91")},
+    **{_PREFIX + "4." + n: _JPEG2K for n in ("90", "91", "201", "202", "203")},  # OpenJPEG reads HTJ2K too, see above
     **{_PREFIX + "4." + n: _JPEGXL for n in ("110", "111", "112")},
-    **{_PREFIX + "4." + n: _HTJ2K for n in ("201", "202")},
-    _PREFIX + "4.203": _JPEG2K,
 }
 
 
@@ -218,7 +206,7 @@ def _compressed(dataset: pydicom.Dataset, view: memoryview, m: Matrix, syntax: s
         fix = f"pip install imagecodecs with {codec.module}" if codec else "convert the object to a lossless syntax"
         raise DicomRefusal("E-CODEC", found, allowed="one of the syntaxes medvit decodes", tag="(0002,0010)", fix=fix)
     pieces = codestream.frames(dataset, view, m.frames)
-    reduce = min(reduce, *(codestream.jpeg2000_coding(piece)[0] for piece in pieces)) if reduce and codec.wavelet else 0
+    reduce = min(reduce, *map(codestream.jpeg2000_levels, pieces)) if reduce and codec.wavelet else 0
     signs = {_announced(codec, piece, m) for piece in pieces}
     decoded = [_decoded(codec, piece, m, reduce) for piece in pieces]
     values = np.stack(decoded) if m.frames > 1 else decoded[0][None]
@@ -235,6 +223,7 @@ def _announced(codec: Codec, piece: memoryview, m: Matrix) -> bool:
     if codec.shape is None:
         return m.signed
     shape = codec.shape(piece)
+    codestream.require_end(piece)
     if (shape.rows, shape.columns, shape.samples) != (m.rows, m.columns, m.samples):
         found = f"the codestream holds {shape.rows}x{shape.columns}x{shape.samples} pixels"
         raise DicomRefusal("E-SIZE", found, allowed=f"{m.rows}x{m.columns}x{m.samples}", tag="(0028,0010)")

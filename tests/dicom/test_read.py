@@ -196,6 +196,14 @@ def test_reduced_decoding_is_a_quarter_image_within_a_measured_bound_and_covers_
 
 
 @pytest.mark.parametrize("syntax", _LOSSLESS)
+def test_a_frame_that_was_cut_is_refused_and_not_filled_up(syntax: str) -> None:
+    frame = _LOSSLESS[syntax](PHANTOM)
+    for kept in (len(frame) - 4, len(frame) // 2):
+        with pytest.raises(DicomRefusal, match=r"E-TRUNC|E-CODEC"):
+            read_film(kit.compressed([frame[:kept]], syntax))
+
+
+@pytest.mark.parametrize("syntax", _LOSSLESS)
 def test_a_codestream_that_is_larger_than_its_header_says_is_refused(syntax: str) -> None:
     frame = _LOSSLESS[syntax](np.kron(PHANTOM, np.ones((2, 2), np.uint16)))
     with pytest.raises(DicomRefusal, match=r"E-SIZE|E-CODEC"):
