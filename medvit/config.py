@@ -117,7 +117,8 @@ def _hydra_main(name: str, run: Run, arguments: list[str]) -> None:
     codes: list[int] = []
 
     def task(config: DictConfig) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("medvit").setLevel(logging.INFO)
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         try:
             codes.append(run(settings) or 0)

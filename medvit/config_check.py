@@ -162,7 +162,7 @@ def _is_group(roots: list[Path], key: str) -> bool:
 def _unknown_choice(roots: list[Path], override: Any) -> list[str]:
     group, choice = override.get_key_element().lstrip("+~").split("@")[0], override.value()
     options = sorted({p.stem for root in roots for p in (root / group).glob("*.yaml")})
-    wanted = [] if choice is None else choice if isinstance(choice, list) else [choice]
+    wanted = choice if isinstance(choice, list) else [choice]
     return [
         f"{group}={item} does not exist{nearest(str(item), options)}; {group} can be {', '.join(options)}"
         for item in wanted

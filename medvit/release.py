@@ -72,7 +72,8 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     contents = replace(contents, acceptance={key: limit for key, limit in limits.items() if limit is not None})
     if options.get("licence"):
         contents = replace(contents, licence=f"{options['licence']}\n")
-    trained = Trained(merge(loaded.network), loaded.preprocess, loaded.task.probabilities_numpy)
+    cases = generated_films() if loaded.preprocess.kind == "film" else ()
+    trained = Trained(merge(loaded.network), loaded.preprocess, loaded.task.probabilities_numpy, cases)
     return Release(run, trained, contents, samples_in(options.get("samples")) or images.samples())
 
 
@@ -140,7 +141,7 @@ def publish(run: Run, trained: Trained, contents: Contents, bundle: Path) -> Log
     """Log a bundle as the run's model, with a generated film as example; return its id and address."""
     from medvit.tracking import model
 
-    sample = example() if trained.preprocess.kind == "film" else None
+    sample = generated_films(1)[0][0] if trained.preprocess.kind == "film" else None
     return model.log(run, bundle, contents.name, tuple(contents.labels["names"]), sample)
 
 
@@ -158,10 +159,11 @@ def samples_in(folder: str | None) -> list[Path | list[Path]]:
     return list(found)
 
 
-def example() -> bytes:
-    """Return one generated chest film as DICOM bytes: what MLflow keeps as the input example, never a patient's."""
+def generated_films(count: int = 4) -> list[list[bytes]]:
+    """Return generated chest films as DICOM bytes, one file each: golden cases and MLflow's input example."""
     from medvit.dicom.phantom import write_films
 
     with tempfile.TemporaryDirectory() as folder:
-        write_films(Path(folder) / "films", patients=1)
-        return min((Path(folder) / "films" / "dicom").rglob("IM*")).read_bytes()
+        write_films(Path(folder) / "films", patients=count)
+        files = sorted((Path(folder) / "films" / "dicom").rglob("IM*"))
+        return [[file.read_bytes()] for file in files[:count]]

@@ -70,7 +70,7 @@ def test_a_target_hidden_in_a_list_is_refused_too() -> None:
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_of_conf_takes_all_its_settings(part: str) -> None:
     content = yaml.safe_load((conf_dir() / part).read_text(encoding="utf-8"))
-    assert isinstance(content, dict), f"{part} is empty"
+    assert isinstance(content, dict) or part.endswith("none.yaml"), f"{part} is empty"
     assert target_problems(content) == []
 
 

@@ -79,6 +79,7 @@ class DataModule(pl.LightningDataModule):
         self.loading = _loading(loading)
         self.scale, self.shift = preprocess.scale, preprocess.shift
         self.cache: Cache | None = None
+        self.hashes: dict[str, str] = {}
         self._units: dict[str, Units] = {}
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - every stage needs the same cache
@@ -89,6 +90,7 @@ class DataModule(pl.LightningDataModule):
 
         table = manifest.read(self.folder)
         frozen = splits.read(self.folder, table)
+        self.hashes = {"manifest": table.digest, "split": frozen.digest, "preprocess": self.preprocess.digest}
         sides = ["train", "val", *(["test"] if self.loading.allow_test else [])]
         parts = [frozen.rows(table, side, self.loading.fold).assign(_side=side) for side in sides]
         self.prepare_rows(pd.concat(parts, ignore_index=True), table.root)

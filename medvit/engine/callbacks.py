@@ -81,13 +81,13 @@ class AverageWeights(pl.Callback):
 
 
 class ReportEpoch(pl.Callback):
-    """Hand the numbers of each epoch to `log(metrics, epoch)` in one call."""
+    """Hand the numbers of each epoch to `report(metrics, epoch)` in one call."""
 
-    def __init__(self, log: Callable[[dict[str, float], int], None]) -> None:
-        self.log = log
+    def __init__(self, report: Callable[[dict[str, float], int], None]) -> None:
+        self.report = report  # not `log`: Lightning puts its own function there
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Log after validation of the epoch; the module's own numbers of this epoch are there by then."""
         numbers = {key: float(value) for key, value in trainer.callback_metrics.items()}
         if trainer.is_global_zero:
-            self.log(numbers, trainer.current_epoch)
+            self.report(numbers, trainer.current_epoch)

@@ -59,11 +59,12 @@ def fit(settings: dict[str, Any], folder: Path, report: Report, resume: Path | N
     preprocess = build_preprocess(settings, network)
     data = data_module(settings, preprocess, task)
     data.setup("fit")
-    task.fit(data.rows("train"))
-    task.log_count(data.rows("train"), "train")
-    task.log_count(data.rows("val"), "val")
+    rows = data.units("train").frame
+    task.fit(rows)
+    task.log_count(rows, "train")
+    task.log_count(data.units("val").frame, "val")
     strategy = build(settings["optim"]["strategy"], settings["trust"])
-    strategy = strategy.choose(data.rows("train")["study"].nunique())
+    strategy = strategy.choose(rows["study"].nunique(), volumes=preprocess.kind == "volume")
     settings["optim"]["strategy"] = strategy.to_json()
     strategy.prepare(network)
     plan = Plan(**settings["optim"]["plan"])
@@ -80,7 +81,7 @@ def fit(settings: dict[str, Any], folder: Path, report: Report, resume: Path | N
     best = checkpoint.load_run(folder)
     device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
     found = predict(best.network, data.val_dataloader(), preprocess.scale, preprocess.shift, device)
-    validation = table(found, task, data.rows("val"), "val")
+    validation = table(found, task, data.units("val").frame, "val")
     validation.to_parquet(folder / "validation.parquet", index=False)
     return Fitted(best.network, data, task, preprocess, validation, keep.best, keep.epoch)
 
@@ -94,6 +95,8 @@ def data_module(settings: dict[str, Any], preprocess: Any, task: Any, allow_test
         task,
         augment=build(settings["augment"], settings["trust"]) if settings["augment"] else None,
         sampler=node["sampler"],
+        bag=node["unit"],
+        workers=trainer["workers"],
         batch_size=trainer["batch_size"],
         seed=settings["seed"],
         fold=node["fold"],
@@ -107,11 +110,7 @@ def _leave(folder: Path, settings: dict[str, Any], module: FineTuner, preprocess
         checkpoint.PREPROCESS: preprocess.to_json(),
         checkpoint.TASK: module.task.to_json(),
         ARCHITECTURE: describe(settings, module.network),
-        checkpoint.HASHES: {
-            "manifest": data.manifest.digest,
-            "split": data.splits.digest,
-            "preprocess": preprocess.digest,
-        },
+        checkpoint.HASHES: data.hashes,
     }
     for name, content in parts.items():
         checkpoint.write_json(folder / name, content)

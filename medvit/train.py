@@ -1,0 +1,86 @@
+"""`python -m medvit.train`: fine-tune a Vision Transformer; with nothing given, on generated chest films."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvit.config import entry
+
+if TYPE_CHECKING:
+    from medvit.engine.fit import Fitted
+    from medvit.tracking.run import Run
+
+
+def check(settings: dict[str, Any]) -> list[str]:
+    """Return what is missing on the disk, before anything heavy is imported."""
+    folder = settings["data"]["folder"]
+    if _generates(settings["data"]):
+        return []
+    for file, command in (("manifest.parquet", "index data.root=DIR"), ("splits.parquet", "split")):
+        if not (Path(folder) / file).is_file():
+            return [f"data.folder={folder} has no {file}; run `python -m medvit.{command} data.folder={folder}`"]
+    return []
+
+
+def train(settings: dict[str, Any]) -> str:
+    """Fit, track and keep the best network of one run, and return the run's id. Never reads the test side.
+
+    Raises:
+        MedvitError: settings, data or weights that cannot be used; the run is then marked FAILED.
+    """
+    from medvit import release
+    from medvit.engine.fit import fit
+    from medvit.tracking import run as runs
+
+    if _generates(settings["data"]):
+        _generate(settings["data"], settings["labels"])
+    tracking, place = settings["tracking"], Path(settings["tracking"]["folder"])
+    resumed = runs.get(settings["resume"], place) if settings["resume"] else None
+    run = resumed or runs.start(place, tracking["experiment"], tracking["name"] or settings["data"]["name"])
+    with run:
+        run.params(settings)
+        fitted = fit(settings, run.folder, run.metrics, run.folder / "checkpoints" / "last.ckpt" if resumed else None)
+        release.publish_fit(run, fitted, settings)
+    _tell(run, fitted, tracking["folder"])
+    return str(run.id)
+
+
+def _generates(data: dict[str, Any]) -> bool:
+    """A generated set only ever fills its own folder."""
+    return bool(data["generate"]) and Path(data["generate"]["folder"]).parent == Path(data["folder"])
+
+
+def _generate(data: dict[str, Any], labels: dict[str, Any]) -> None:
+    from medvit.config import build
+    from medvit.index import index
+    from medvit.split import split
+
+    folder = Path(data["folder"])
+    if not (folder / "splits.parquet").is_file():
+        build(data["generate"])
+        table = {key: labels[key] for key in ("csv", "on", "target", "keep")}
+        index(Path(data["root"]), folder, table, workers=0)
+        split(folder)
+
+
+def _tell(run: Run, fitted: Fitted, folder: str) -> None:
+    from medvit.tracking import view
+
+    scores = "".join(f"  {key:<22}{value:.4f}\n" for key, value in sorted(run.values.items()) if key.count("/") == 1)
+    sys.stdout.write(
+        f"\nrun {run.id}, best epoch {fitted.best_epoch} by {fitted.task.monitor}\n{scores}"
+        f"\n  the run:        {folder}/{run.id}\n  test it:        python -m medvit.evaluate run={run.id}\n"
+        f"  look at it:     {view.command(folder)}\n  then open:      {view.link(run.experiment_id)}\n"
+    )
+
+
+@entry("train", check)
+def run(settings: dict[str, Any]) -> None:
+    """Run the command of conf/train.yaml."""
+    train(settings)
+
+
+if __name__ == "__main__":
+    run()
