@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from medvit.data.manifest import fact_columns
+from medvit.data.manifest import KEPT, fact_columns
+from medvit.dicom import picture
 from medvit.dicom.scan import JOINS
-from medvit.dicom.series import plan_series
+from medvit.dicom.series import Plan, plan_series
 from medvit.dicom.series_policy import SeriesPolicy
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.types import Facts
@@ -24,6 +25,15 @@ from medvit.types import Facts
 log = logging.getLogger(__name__)
 FALLBACKS = ("", "study", "file")
 REFUSAL = ("code", "tag", "found", "allowed", "fix")
+VOLUME = KEPT + "volume"
+
+
+class _Part(NamedTuple):
+    """One volume of a series: its name in the series, the key to read it by from `files` (indices in slice order)."""
+
+    name: str
+    key: str
+    files: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -173,23 +183,37 @@ def _volumes(
     return pd.DataFrame(rows), pd.DataFrame(lost)
 
 
-def _plan(paths: list[Path], policy: SeriesPolicy) -> list[tuple[str, tuple[int, ...]]] | DicomRefusal:
-    """Return key and source indices of each volume, or the refusal; runs in a worker."""
-    if all(path.name.lower().endswith((".nii", ".nii.gz")) for path in paths):
-        return [("", tuple(range(len(paths))))]
+def _plan(paths: list[Path], policy: SeriesPolicy) -> list[_Part] | DicomRefusal:
+    """Return the volumes of one series, or the refusal; runs in a worker."""
     try:
-        return [(plan.key, plan.files) for plan in plan_series(paths, policy)]
+        if all(path.name.lower().endswith((".nii", ".nii.gz")) for path in paths):
+            steps = picture.nifti_steps(paths[0]) if len(paths) == 1 else 1
+            return [_Part(name, name, (0,)) for name in ([f"t={step}" for step in range(steps)] if steps > 1 else [""])]
+        plans = plan_series(paths, policy)
+        if len(plans) == 1:
+            return [_Part("", plans[0].key, tuple(dict.fromkeys(plans[0].files)))]
+        return [_alone(plan, paths, policy) for plan in plans]
     except DicomRefusal as refusal:
         return refusal
 
 
-def _volume_rows(
-    group: pd.DataFrame, first: dict[str, Any], plans: list[tuple[str, tuple[int, ...]]]
-) -> list[dict[str, Any]]:
+def _alone(plan: Plan, paths: list[Path], policy: SeriesPolicy) -> _Part:
+    """Return the volume with its own files if they give it by themselves, else with those of the whole series."""
+    files = tuple(dict.fromkeys(plan.files))
+    try:
+        again = plan_series([paths[index] for index in files], policy)
+    except DicomRefusal:
+        again = []
+    if len(again) == 1 and len(again[0].files) == len(plan.files):
+        return _Part(plan.key, again[0].key, files)
+    return _Part(plan.key, plan.key, tuple(range(len(paths))))
+
+
+def _volume_rows(group: pd.DataFrame, first: dict[str, Any], parts: list[_Part]) -> list[dict[str, Any]]:
     names, found = list(group["name"]), []
-    for key, files in plans:
-        order = list(dict.fromkeys(files))
-        facts = fact_columns(_facts(group["facts"].iloc[order[0]]))
-        uid = hashlib.sha256(f"{first['series']}/{key}".encode()).hexdigest()[:32]
-        found.append({**first, "uid": uid, "files": [names[index] for index in order], "volume_key": key, **facts})
+    for part in parts:
+        facts = fact_columns(_facts(group["facts"].iloc[part.files[0]]))
+        uid = hashlib.sha256(f"{first['series']}/{part.name}".encode()).hexdigest()[:32]
+        files = [names[index] for index in part.files]
+        found.append({**first, "uid": uid, "files": files, "volume_key": part.key, VOLUME: part.name, **facts})
     return found

@@ -152,7 +152,9 @@ def columns(images: pd.DataFrame) -> pd.DataFrame:
     """Return the manifest's columns alone: join keys and refusal parts stay behind."""
     carried = [name for name in images.columns if name.startswith((LABEL, KEPT))]
     known = images[[*IDENTITY, *FACTS, *carried]].copy()
-    if YEAR not in known:
+    if catalogue.VOLUME in known and known[catalogue.VOLUME].fillna("").eq("").all():
+        known = known.drop(columns=catalogue.VOLUME)
+    if YEAR not in known and images["study_year"].notna().any():
         known[YEAR] = images["study_year"].astype("Int64")
     return known
 

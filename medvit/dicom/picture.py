@@ -11,6 +11,7 @@ from medvit.types import Facts
 
 HEAD = 1 << 12
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG start of frame markers (ISO 10918-1 table B.1)
+_NO_GREY = {128: "RGB", 2304: "RGBA", 32: "complex", 1792: "complex", 2048: "complex"}  # NIfTI-1 datatype codes
 
 
 def kind_of(head: bytes) -> str:
@@ -28,14 +29,27 @@ def read_facts(path: Path, head: bytes) -> Facts:
     header = _nifti_header(head)
     try:
         if header is not None:
-            columns, rows, frames = _nifti_shape(header)
-            return Facts(rows=rows, columns=columns, frames=frames, photometric="MONOCHROME2")
+            columns, rows, *more = _nifti_dims(header)
+            return Facts(rows=rows, columns=columns, frames=more[0] if more else 1, photometric="MONOCHROME2")
         rows, columns = _png_shape(head) if head.startswith(b"\x89PNG") else _jpeg_shape(path)
     except (struct.error, IndexError) as error:
         raise DicomRefusal("E-IMAGE", "the header is damaged or ends early", fix="export the image again") from error
     if rows < 1 or columns < 1:
         raise DicomRefusal("E-IMAGE", f"{rows}x{columns} pixels", fix="export the image again")
     return Facts(rows=rows, columns=columns, photometric="MONOCHROME2")
+
+
+def nifti_steps(path: Path) -> int:
+    """Return how many volumes a NIfTI file holds (dim[4]). Raises DicomRefusal `E-IMAGE`, `E-IO`."""
+    try:
+        with path.open("rb") as file:
+            header = _nifti_header(file.read(HEAD))
+    except OSError as error:
+        raise DicomRefusal("E-IO", f"the file cannot be read: {error.strerror}", fix="check the storage") from error
+    if header is None:
+        raise DicomRefusal("E-IMAGE", "no NIfTI header", fix="export the volume again")
+    dims = _nifti_dims(header)
+    return dims[3] if len(dims) > 3 else 1
 
 
 def _nifti_header(head: bytes) -> bytes | None:
@@ -48,15 +62,18 @@ def _nifti_header(head: bytes) -> bytes | None:
     return head if known else None
 
 
-def _nifti_shape(header: bytes) -> tuple[int, int, int]:
-    """Return dim[1..3] (columns, rows, slices of the file's own axes) of NIfTI-1 (byte 40) or NIfTI-2 (byte 16)."""
+def _nifti_dims(header: bytes) -> tuple[int, ...]:
+    """Return dim[1..n] (columns, rows, slices, steps as the file has them): NIfTI-1 at byte 40, NIfTI-2 at 16."""
     two = header[4:8] in {b"n+2\0", b"ni2\0"}
     little = struct.unpack_from("<i", header)[0] in {348, 540}
     order = "<" if little else ">"
     count, *dims = struct.unpack_from(order + ("8q" if two else "8h"), header, 16 if two else 40)
     if not 2 <= count <= 7 or min(dims[:count]) < 1:
         raise DicomRefusal("E-IMAGE", f"NIfTI with {count} dimensions", allowed="2 to 7 dimensions of 1 or more")
-    return dims[0], dims[1], dims[2] if count > 2 else 1
+    datatype = struct.unpack_from(order + "h", header, 12 if two else 70)[0]
+    if datatype in _NO_GREY:
+        raise DicomRefusal("E-COLOUR", f"NIfTI with {_NO_GREY[datatype]} voxels", allowed="one number per voxel")
+    return tuple(dims[:count])
 
 
 def _png_shape(head: bytes) -> tuple[int, int]:

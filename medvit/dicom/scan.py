@@ -31,7 +31,7 @@ from medvit.types import Facts
 
 JOINS = ("AccessionNumber", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "StudyID")
 VOLUMES = frozenset({"MR", "CT", "PT", "NM"})
-_FORMAT = 2
+_FORMAT = 3
 _NO_IMAGE = frozenset({"SEG", "RTDOSE"})
 _DICOM_NAMES = frozenset({".dcm", ".dicom", ".ima", ".dc3"})
 _REFUSAL = ("code", "tag", "found", "allowed", "fix")

@@ -125,12 +125,12 @@ def near_pairs(hashes: list[str], small: NDArray[np.uint8], known: set[tuple[int
 
 
 def _outliers(table: pd.DataFrame, measures: pd.DataFrame, small: NDArray[np.uint8]) -> list[Finding]:
-    """Compare each image with the mean of its kind: the negative of it, or it turned, should fit worse."""
+    """Compare each film with the mean of its kind: the negative of it, or it turned, should fit worse."""
     negative, turned = np.zeros(len(table), bool), np.zeros(len(table), bool)
     kind = table["modality"] + "/" + table["body_part"] + "/" + table["view"].map(lambda view: _FRONTAL.get(view, view))
-    kind = kind.where(measures["code"].to_numpy() == "", "unreadable")
+    kind = kind.where((measures["code"] == "").to_numpy() & (table["kind"] == "film").to_numpy(), "left out")
     for name, rows in kind.groupby(kind).indices.items():
-        if name != "unreadable" and len(rows) >= _ENOUGH:
+        if name != "left out" and len(rows) >= _ENOUGH:
             negative[rows], turned[rows] = unlike(small[rows])
     advice = "look at these images: is the polarity tag right?"
     first = Finding(

@@ -3,6 +3,7 @@ import shutil
 import stat
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pydicom
@@ -187,12 +188,13 @@ def test_a_second_index_reads_only_what_changed(copy, tmp_path, monkeypatch):
     assert "LL" in set(second.table["view"])
 
 
-def test_two_workers_and_small_chunks_give_the_same_manifest(films, tmp_path):
+def test_the_callers_workers_and_small_chunks_give_the_same_manifest(films, tmp_path):
     from medvit.dicom.scan import scan
 
     mask = pseudonym.load()
     one, _ = scan(films, tmp_path / "a", mask, chunk=1000)
-    two, _ = scan(films, tmp_path / "b", mask, workers=2, chunk=3)
+    with joblib.parallel_config(backend="threading"):  # the caller's backend is used, as on a cluster
+        two, _ = scan(films, tmp_path / "b", mask, workers=2, chunk=3)
     pd.testing.assert_frame_equal(one, two)
 
 
@@ -339,3 +341,59 @@ def test_colour_nifti_is_refused(tmp_path):
     nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "root" / "a.nii.gz")
     with pytest.raises(DataError, match=r"E-COLOUR\s+NIfTI with RGB"):
         index(tmp_path / "root", tmp_path / "out", options={"patient_fallback": "file"})
+
+
+def test_every_volume_of_a_series_reads_by_its_row_alone(tmp_path):
+    from medvit.preprocess.volume import VolumePreprocess
+
+    root = tmp_path / "set" / "dicom"
+    phantom_mr.write_volumes(tmp_path / "set", patients=1, seed=4)
+    for sequence in ("T2", "FLAIR"):
+        shutil.rmtree(root / "BRAIN-00000" / sequence)
+    series = sorted((root / "BRAIN-00000" / "T1").iterdir())
+    for path in series:
+        second = pydicom.dcmread(path)
+        second.EchoTime, second.EchoNumbers = "40", "2"
+        second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = f"{second.SOPInstanceUID[:-2]}.7"
+        second.PixelData = (second.pixel_array // 2).tobytes()
+        second.save_as(path.with_name(path.name + "b"))
+        change(path, EchoNumbers="1")
+    made = index(root, tmp_path / "out")
+    assert len(made.table) == 2
+    assert made.table["uid"].nunique() == 2
+    assert made.table["table.volume"].nunique() == 2
+    reader = VolumePreprocess(size=(8, 16, 16))
+    means = [reader.read(made.paths(row), made.table["volume_key"].iloc[row]).values.mean() for row in range(2)]
+    assert max(means) / min(means) == pytest.approx(2.0, rel=0.05)
+    assert {len(files) for files in made.table["files"]} == {len(series)}
+
+
+def test_a_four_dimensional_nifti_is_one_row_per_step(tmp_path):
+    import nibabel
+
+    (tmp_path / "root").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6, 3), np.float32), np.eye(4)), tmp_path / "root" / "a.nii.gz")
+    made = index(tmp_path / "root", tmp_path / "out", options={"patient_fallback": "file"})
+    assert sorted(made.table["volume_key"]) == ["t=0", "t=1", "t=2"]
+    assert made.table["patient"].nunique() == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["data.root=gone", "data.folder=out"], "data.root is not a folder"),
+        (["data.root=.", "data.folder=out", "labels.cvs=x.csv"], "labels.csv"),
+        (["data.root=.", "data.folder=out", "labels.csv=gone.csv"], "labels.csv is not a file"),
+    ],
+)
+def test_mistakes_on_the_command_line_end_with_a_message_and_a_code(arguments, expected, tmp_path):
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "medvit.index", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
