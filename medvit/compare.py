@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from medvit.config import entry
 from medvit.errors import RunError
-from medvit.evaluate import evaluation_folder
 
 if TYPE_CHECKING:
     from medvit.report.comparison import Side
@@ -57,6 +56,8 @@ def _side(folder: Path, name: str, split: str, subgroups: list[str] | None) -> S
 @entry("compare")
 def run(settings: dict[str, Any]) -> None:
     """Run the command of conf/compare.yaml."""
+    from medvit.report.protocol import evaluation_folder
+
     runs, split = Path(settings["tracking"]["folder"]), settings["split"]
     words = (str(settings["one"]), str(settings["other"]))
     folders = tuple(Path(word) if Path(word).is_dir() else evaluation_folder(runs, word, split) for word in words)

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from medvit.report.spec import EvaluationSpec
 
 
-def evaluation_folder(runs: Path, run: str, split: str = "test") -> Path:
-    """Return where the evaluation of a run is kept."""
-    return runs / run / f"evaluation_{split}"
-
-
 def spec_from(settings: dict[str, Any], kind: str, names: tuple[str, ...]) -> EvaluationSpec:
     """Return what conf/evaluate.yaml asks for, for a task of this kind and these outputs.
 

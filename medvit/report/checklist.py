@@ -102,6 +102,7 @@ def _parts(tables: Mapping[str, Table]) -> dict[str, str]:
         "robustness": {"robustness": "Section “Robustness”: change of AUROC per perturbation and severity."},
         "localisation": {"explanation": "Section “Localisation”: maps scored against annotations."},
         "faithfulness": {"explanation": "Section “Explanation”: faithfulness and sanity of the maps."},
+        "seeds": {"ensemble": "None; table “Seeds”: mean and SD over repeated trainings."},
         "ood": {"refusals": "Inputs unlike the training data are scored and refused; see that section."},
     }  # fmt: skip
     found: dict[str, str] = {}

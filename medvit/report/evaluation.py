@@ -47,7 +47,8 @@ class Extras:
 
     `provenance`: plain values (run, digests, model, data, labels, ... see `checklist.FROM_PROVENANCE`), no paths;
     `baselines`: name -> table with `uid` and `score.<finding>`; `train`: `uid`, `patient` of the training images;
-    `pictures`: uids -> uint8 arrays for the failure gallery; `sections`: finished sections of other modules;
+    `pictures`: uids -> uint8 arrays for the failure gallery; `sections`: finished sections of other modules, whose
+    tables named robustness, ood, localisation, faithfulness or seeds also answer checklist items;
     `answers`: an author's answers to checklist items, by "CLAIM 2024 5".
     """
 

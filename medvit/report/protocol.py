@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from medvit.errors import EvaluationError
@@ -22,13 +23,18 @@ Source = pd.DataFrame | Path
 PREDICTIONS = "predictions.parquet"
 
 
+def evaluation_folder(runs: Path, run: str, split: str = "test") -> Path:
+    """Return where the evaluation of a run is kept: `evaluate` writes it there, `compare` and `register` look there."""
+    return runs / run / f"evaluation_{split}"
+
+
 def freeze_thresholds(validation: Source, spec: EvaluationSpec, out: Path) -> Frozen:
     """Fit calibration and operating points on validation predictions and write `out`/thresholds.json.
 
     Raises:
         EvaluationError: predictions that cannot be used, see `predictions.prepare`.
     """
-    frozen = thresholds.freeze(prepare(read_predictions(validation), spec, "val"))
+    frozen = thresholds.freeze(_answerable(prepare(read_predictions(validation), spec, "val"), "val"))
     _written(frozen, out)
     return frozen
 
@@ -55,14 +61,14 @@ def evaluate_predictions(
     """
     began = time.monotonic()
     val_table = read_predictions(validation)
-    val = prepare(val_table, spec, "val")
+    val = _answerable(prepare(val_table, spec, "val"), "val")
     decided = thresholds.freeze(val) if frozen is None else thresholds.read(frozen, recorded)
     if frozen is not None:
         thresholds.refuse_unfit(decided, val)
     thresholds.refuse_other(decided, recorded)
     file = _written(decided, out)
     opened = test() if callable(test) else read_predictions(test)
-    sample = prepare(opened, spec, split)
+    sample = _answerable(prepare(opened, spec, split), split)
     report = make(sample, val, decided, extras)
     decided = thresholds.read(file, decided.hash)  # still the same file after the test set was seen
     _save(report, out, [(val_table, "val"), (opened, split)], decided, extras or Extras())
@@ -85,6 +91,21 @@ def sides(file: Path, split: str = "test") -> tuple[pd.DataFrame, Callable[[], p
 def sample_of(folder: Path, spec: EvaluationSpec, split: str = "test") -> tuple[Sample, Frozen]:
     """Return the test sample and the frozen thresholds of an evaluation that was written into `folder`."""
     return prepare(_rows(folder / PREDICTIONS, split), spec, split), thresholds.read(folder / "thresholds.json")
+
+
+def _answerable(sample: Sample, split: str) -> Sample:
+    """Refuse a split on which no finding has both outcomes: there is nothing to measure."""
+    if sample.spec.kind != "regression":
+        known = [column[np.isfinite(column)] for column in sample.target.T]
+        if not any(0 < column.sum() < column.size for column in known):
+            counts = ", ".join(
+                f"{name} {int(column.sum())} of {column.size}"
+                for name, column in zip(sample.spec.names, known, strict=True)
+            )
+            raise EvaluationError(
+                f"{split}: no finding has both positives and negatives (positives: {counts}); take a larger split"
+            )
+    return sample
 
 
 def _rows(file: Path, split: str) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -54,3 +56,23 @@ def test_a_baseline_without_both_outcomes_is_refused():
         ridge(np.ones((3, 2)), [1, 1, 1], np.ones((1, 2)))
     with pytest.raises(EvaluationError, match="expected the same"):
         metadata_table({"sex": ["F"]}, {"age_years": [3.0]})
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_pixel_ridge_reaches_on_real_films_what_the_data_set_says(real_data):
+    """labelled/cxr_pneumonia_*: AUROC about 0.976 by patient from 48 x 48 pixels alone (shared/data/README.md)."""
+    import cv2
+
+    folder = real_data / "labelled" / "cxr_pneumonia_224"
+    with (folder / "labels.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    films = [cv2.imread(str(folder / row["path"]), cv2.IMREAD_GRAYSCALE) for row in rows]
+    x = shrink([cv2.resize(film, (96, 96), interpolation=cv2.INTER_AREA) for film in films])
+    y = np.array([row["label"] != "NORMAL" for row in rows], float)
+    patients = sorted({row["patient_id"] for row in rows})
+    chosen = set(np.random.default_rng(0).permutation(patients)[: len(patients) // 4].tolist())
+    test = np.array([row["patient_id"] in chosen for row in rows])
+    pixels, neighbour = (auroc(y[test], score(x[~test], y[~test], x[test])) for score in (ridge, nearest))
+    assert pixels == pytest.approx(0.975, abs=0.015)
+    assert 0.8 < neighbour < pixels

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,7 +17,7 @@ from medvit.report.checklist import FROM_PROVENANCE
 from medvit.report.evaluation import Extras, Section
 from medvit.report.keep import load
 from medvit.report.protocol import evaluate_predictions, freeze_thresholds, sides
-from medvit.report.spec import Aggregation, Detail, from_json
+from medvit.report.spec import Aggregation, Detail, Resampling, from_json
 from medvit.report.table import Table
 
 NAMES = ("pneumonia", "effusion", "rare")
@@ -263,3 +264,22 @@ def test_studies_are_the_unit_where_asked(tmp_path, make_table, make_spec):
     report = evaluate_predictions(make_table("val"), make_table("test"), spec, tmp_path)
     row = report.content["tables"]["cohort"]["rows"][1]
     assert (row["images"], row["units"]) == (200, make_table("test")["study"].nunique())
+
+
+@pytest.mark.slow
+def test_five_hundred_films_with_two_thousand_draws_take_well_under_three_minutes(tmp_path, make_table, make_spec):
+    began = time.monotonic()
+    spec = make_spec(bootstrap=Resampling(), detail=Detail(), points=(RuleSpec(), RuleSpec("specificity", 0.9, True)))
+    report = evaluate_predictions(make_table("val"), make_table("test", n=500), spec, tmp_path)
+    assert time.monotonic() - began < 90
+    assert report.tables["findings"].rows[0]["auroc"].draws == 2000
+
+
+def test_bca_intervals_are_named_in_the_report(tmp_path, make_table, make_spec):
+    spec = make_spec(bootstrap=Resampling(draws=200, method="bca"))
+    report = evaluate_predictions(make_table("val"), make_table("test"), spec, tmp_path)
+    plain = evaluate_predictions(make_table("val"), make_table("test"), make_spec(), tmp_path)
+    first, second = (each.tables["findings"].rows[0]["auroc"] for each in (report, plain))
+    assert first.value == second.value
+    assert (first.low, first.high) != (second.low, second.high)
+    assert "by bca bootstrap over patients, 200 draws, seed 0" in report.tables["findings"].note

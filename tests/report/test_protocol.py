@@ -114,6 +114,14 @@ def test_a_leaking_test_set_leaves_no_report(tmp_path, make_table, make_spec):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["thresholds.json"]
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_positives_has_nothing_to_measure(tmp_path, make_table, make_spec, split):
+    tables = {name: make_table(name) for name in ("val", "test")}
+    tables[split]["target.pneumonia"] = 0.0
+    with pytest.raises(EvaluationError, match=rf"{split}: no finding has both .*pneumonia 0 of 200"):
+        evaluate_predictions(tables["val"], tables["test"], make_spec(), tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_is_named_as_such(tmp_path, make_table, make_spec):
     (tmp_path / "file").write_text("")
     with pytest.raises(EvaluationError, match="out cannot be written"):
