@@ -2,8 +2,8 @@
 
     python benchmarks/mr_series.py [repeats]
 
-The series is made here, with headers as long as a scanner's (about 150 elements and two private blocks). One thread, seconds of CPU;
-medians of alternating runs; read the ratios, not the times.
+The series is made here, with headers as long as a scanner's (about 150 elements and two private blocks). One thread,
+CPU time of the process, files in the page cache; medians of alternating runs. Read the ratios, not the times.
 """
 
 from __future__ import annotations
