@@ -63,9 +63,7 @@ def full(tmp_path_factory, make_table, make_spec):
         sections=(Section("Robustness", (robust,)),),
         answers={"CLAIM 2024 5": "Retrospective."},
     )
-    spec = make_spec(
-        NAMES, detail=Detail(), points=(RuleSpec("youden"), RuleSpec("sensitivity", 0.9, lower_confidence=True))
-    )
+    spec = make_spec(NAMES, points=(RuleSpec("youden"), RuleSpec("sensitivity", 0.9, lower_confidence=True)))
     return evaluate_predictions(val, test, spec, out, extras=extras), out, test
 
 
