@@ -52,9 +52,8 @@ def predict(bundle: Path, source: Path, out: Path, crosswalk: bool = False, work
         DataError: no file in the input, or the output folder is taken or cannot be written.
     """
     from medvit.export.folder import writing
-    from medvit.export.runtime import Runtime
 
-    runtime = Runtime(bundle, workers)
+    runtime = verified(bundle, workers)
     files = _files(source)
     units = _units(files, series=runtime.preprocess.kind == "volume")
     with writing(out, DataError) as part:
@@ -66,6 +65,21 @@ def predict(bundle: Path, source: Path, out: Path, crosswalk: bool = False, work
     count = {status: sum(result.status == status for result in results) for status in ("OK", "REJECTED", "SKIPPED")}
     logger.info("%d predicted, %d rejected, %d skipped (no images)", count["OK"], count["REJECTED"], count["SKIPPED"])
     return SOME_REJECTED if count["REJECTED"] else 0
+
+
+def verified(bundle: Path, workers: int | None = None) -> Runtime:
+    """Open a bundle after checking its hashes and that this machine says of its golden cases what training said.
+
+    Raises:
+        BundleError: the bundle is incomplete or altered, or this machine reads images differently.
+    """
+    from medvit.export import golden
+    from medvit.export.runtime import Runtime
+
+    runtime = Runtime(bundle, workers)
+    cases, worst = golden.check(runtime)
+    logger.info("bundle %s verified: %d golden cases, off by at most %.1g", runtime.bundle.digest[:12], cases, worst)
+    return runtime
 
 
 def _files(source: Path) -> list[Path]:
@@ -178,15 +192,25 @@ def _write_crosswalk(file: Path, source: Path, units: Sequence[Unit]) -> None:
 def check(settings: dict[str, Any]) -> list[str]:
     """Return what is not there, before anything is opened."""
     problems = [] if Path(settings["bundle"]).is_dir() else ["bundle: no such folder; give one made by medvit.export"]
-    return problems + ([] if Path(settings["input"]).exists() else ["input: no such file or folder"])
+    if settings["verify"]:
+        return problems
+    problems += [f"{key} has no value; give {key}=..." for key in ("input", "out") if not settings[key]]
+    if settings["input"] and not Path(settings["input"]).exists():
+        problems.append("input: no such file or folder")
+    return problems
 
 
 @entry("predict", check)
 def main(settings: dict[str, Any]) -> int:
     """Run the command of conf/predict.yaml."""
-    bundle, source, out = (Path(settings[key]) for key in ("bundle", "input", "out"))
+    bundle = Path(settings["bundle"])
     try:
-        return predict(bundle, source, out, settings["crosswalk"], settings["workers"])
+        if settings["verify"]:
+            verified(bundle)
+            return 0
+        return predict(
+            bundle, Path(settings["input"]), Path(settings["out"]), settings["crosswalk"], settings["workers"]
+        )
     except MedvitError:
         raise
     except Exception as error:  # noqa: BLE001 (the outermost border: a message may hold a path or a name, so it is not shown)

@@ -13,6 +13,7 @@ import numpy as np
 
 from medvit.errors import BundleError
 from medvit.export import bundle as bundles
+from medvit.export import golden
 from medvit.export.acceptance import envelope
 from medvit.export.card import LICENCE, card
 from medvit.export.decision import activation, from_frozen
@@ -30,11 +31,15 @@ _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
 @dataclass(frozen=True)
 class Trained:
-    """What was trained: the network, the preprocessing object, and the task's `probabilities_numpy`."""
+    """What was trained: the network, the preprocessing object, and the task's `probabilities_numpy`.
+
+    `golden` are generated cases for the bundle, each the bytes of one film or of the files of one series.
+    """
 
     network: nn.Module
     preprocess: Any
     probabilities: Probabilities
+    golden: Sequence[Sequence[bytes]] = ()
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,7 @@ def export(
             the network, or the exported path does not agree with the training path. Nothing is left behind.
     """
     with writing(out, BundleError) as part:
-        bundles.write_parts(part, contents, draft)
-        _write_models(part, trained, contents)
-        bundles.write_metadata(part, _monai_metadata(trained, contents))
-        digest = bundles.seal(part)
+        digest = _write_all(part, trained, contents, draft)
         parity = gate(part, trained.network, trained.preprocess, trained.probabilities, samples)
     logger.info(
         "exported; over %d images the bundle and training differ by at most %.1g (allowed 1e-5), %d refused by both",
@@ -73,11 +75,17 @@ def export(
 def write_draft(trained: Trained, contents: bundles.Contents, out: Path) -> Path:
     """Write a bundle marked DRAFT without the gate: what a run keeps as its MLflow model before it is evaluated."""
     with writing(out, BundleError) as part:
-        bundles.write_parts(part, replace(contents, thresholds={}, calibration={}), draft=True)
-        _write_models(part, trained, contents)
-        bundles.write_metadata(part, _monai_metadata(trained, contents))
-        bundles.seal(part)
+        _write_all(part, trained, replace(contents, thresholds={}, calibration={}), draft=True)
     return out
+
+
+def _write_all(part: Path, trained: Trained, contents: bundles.Contents, draft: bool) -> str:
+    """Write everything of a bundle into `part`, seal it and return its digest."""
+    bundles.write_parts(part, contents, draft)
+    _write_models(part, trained, contents)
+    golden.write(part, trained, contents.labels["names"], trained.golden)
+    bundles.write_metadata(part, _monai_metadata(trained, contents))
+    return bundles.seal(part)
 
 
 def _write_models(part: Path, trained: Trained, contents: bundles.Contents) -> None:

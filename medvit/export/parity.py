@@ -53,7 +53,7 @@ def gate(
     """
     if not samples:
         raise BundleError("The export cannot be checked: no sample image. Give samples=DIR with DICOM files.")
-    ours = _training(network, preprocess, samples)
+    ours = training_logits(network, preprocess, samples)
     theirs = _exported(bundle, samples)
     mixed = [n for n, (a, b) in enumerate(zip(ours, theirs, strict=True), 1) if (a is None) != (b["status"] != "OK")]
     if mixed:
@@ -75,7 +75,7 @@ def gate(
     return Parity(len(pairs), len(samples) - len(pairs), worst, drift, flips)
 
 
-def _training(network: nn.Module, preprocess: Any, samples: Sequence[Source]) -> list[NDArray[np.float64] | None]:
+def training_logits(network: nn.Module, preprocess: Any, samples: Sequence[Source]) -> list[NDArray[np.float64] | None]:
     """Return the logits [K] of each sample by the training path, None where the file is refused."""
     import torch
 

@@ -32,7 +32,7 @@ def facts(films: list[Path]) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def trained() -> Any:
+def trained(films: list[Path]) -> Any:
     import torch
 
     from medvit.export.build import Trained
@@ -47,7 +47,9 @@ def trained() -> Any:
     network = Network(backbone, ClsPool(), outputs=1).eval()
     with torch.no_grad():  # a head that tells films apart, so that a wrong path shows in the probabilities
         network.head.weight.mul_(40)
-    return Trained(network, FilmPreprocess(size=(48, 48)), Decider(NAMES, {"name": "sigmoid"}, {}, {}).probabilities)
+    probabilities = Decider(NAMES, {"name": "sigmoid"}, {}, {}).probabilities
+    cases = [[film.read_bytes()] for film in films[:2]]
+    return Trained(network, FilmPreprocess(size=(48, 48)), probabilities, cases)
 
 
 @pytest.fixture(scope="session")

@@ -145,6 +145,15 @@ def test_an_altered_bundle_an_empty_input_and_a_taken_output_are_refused(bundle,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_machine_that_reads_images_differently_is_refused(bundle, films, tmp_path, monkeypatch) -> None:
+    from medvit.preprocess import FilmPreprocess
+
+    original = FilmPreprocess.normalise
+    monkeypatch.setattr(FilmPreprocess, "normalise", lambda self, integers: original(self, integers) * 1.01)
+    with pytest.raises(BundleError, match="does not reproduce the model"):
+        predict(bundle, films[0], tmp_path / "out")
+
+
 COMMAND = """
 import sys
 for name in ("torch", "monai", "mlflow", "pytorch_lightning", "torchmetrics", "transformers"):
@@ -171,7 +180,7 @@ def test_the_command_runs_without_torch_monai_or_mlflow(bundle, folder, tmp_path
 def test_the_command_refuses_a_bad_bundle_with_20_and_names_all_mistakes_at_once(bundle, films, tmp_path) -> None:
     broken = shutil.copytree(bundle, tmp_path / "broken")
     (broken / "LICENSE").write_text("mine now")
-    assert command(f"bundle={broken}", f"input={films[0]}", f"out={tmp_path / 'out'}").returncode == 20
+    assert command(f"bundle={broken}", "verify=true").returncode == 20
     done = command(f"bundle={tmp_path / 'no'}", f"input={tmp_path / 'nor'}", "out=x")
     assert done.returncode == 2
     assert "bundle: no such folder" in done.stderr
