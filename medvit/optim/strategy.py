@@ -8,6 +8,7 @@ same strategy again.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -132,7 +133,7 @@ class Lora(Strategy):
     adapter: float = 3.0
     rank: int = 8
     alpha: float = 16.0
-    targets: tuple[str, ...] = ("qkv", "proj")
+    targets: Sequence[str] = ("qkv", "proj")
 
     def prepare(self, network: Network) -> None:
         """Inject the adapters (unless they are there already) and freeze the rest of the backbone."""

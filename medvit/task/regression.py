@@ -42,7 +42,9 @@ class Regression(Task):
 
     def encode(self, frame: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the values [n 1] in the unit; a missing label has weight 0."""
-        values = codes(frame, self.names, self._number, f"numbers from {self.low} to {self.high} {self.unit}".rstrip())
+        values = codes(
+            frame, self.names, self._number, f"numbers from {self.low:g} to {self.high:g} {self.unit}".rstrip()
+        )
         known = np.isfinite(values)
         return np.where(known, values, 0).astype(np.float32), known.astype(np.float32)
 

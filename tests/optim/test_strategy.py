@@ -183,7 +183,7 @@ def test_preparing_twice_injects_once():
 
 
 def test_the_table_says_what_is_trained_frozen_and_how_fast():
-    net, strategy = network(), Lora(head=10, adapter=3, rank=2)
+    net, strategy = network(), Lora(head=10.0, adapter=3.0, rank=2)
     strategy.prepare(net)
     text = strategy.describe(net, 1e-4, 0.01)
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
@@ -244,7 +244,7 @@ def test_attention_projections_need_attention():
         AttentionProjection().prepare(Network(Plain(), MeanPool(), 1))
 
 
-@pytest.mark.parametrize("make", [lambda: LayerDecay(decay=0), lambda: LayerDecay(decay=1.5), lambda: Full(head=0)])
+@pytest.mark.parametrize("make", [lambda: LayerDecay(decay=0.0), lambda: LayerDecay(decay=1.5), lambda: Full(head=0.0)])
 def test_rates_out_of_range_are_refused(make):
     with pytest.raises(ConfigError, match="expected"):
         make()

@@ -292,7 +292,7 @@ def test_multiclass_probabilities_sum_to_one_for_huge_logits():
 
 
 def test_regression_speaks_the_unit_of_the_labels():
-    task = Regression("r", unit="months", low=0, high=240)
+    task = Regression("r", unit="months", low=0.0, high=240.0)
     rows = pd.DataFrame({"label.r": [100.0, 140.0, None]})
     task.fit(rows)
     target, weight = task.encode(rows)
@@ -330,7 +330,7 @@ def test_a_finding_without_both_outcomes_is_left_out_of_the_mean_and_counted():
         (lambda: Ordinal("g", [0, 1]), "at least three levels"),
         (lambda: Ordinal("g", [0, 1, 2], "korn"), "did you mean 'corn'"),
         (lambda: Regression("r", loss="l3"), "huber"),
-        (lambda: Regression("r", low=2, high=1), "below"),
+        (lambda: Regression("r", low=2.0, high=1.0), "below"),
         (lambda: from_json({"kind": "binry"}), "did you mean 'binary'"),
     ],
 )
