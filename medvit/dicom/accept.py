@@ -36,4 +36,4 @@ def check_accepted(facts: Facts, accept: Accept) -> None:
 def _problem(name: str, value: str, allowed: tuple[str, ...], missing: str) -> str:
     if not allowed or value in allowed or (not value and missing == "accept"):
         return ""
-    return f"{name} {value or 'missing'} not in {{{','.join(sorted(allowed))}}}"
+    return f"{name} {value[:16] or 'missing'} not in {{{','.join(sorted(allowed))}}}"

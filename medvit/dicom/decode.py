@@ -9,7 +9,7 @@ overshoots white to black, so OpenJPEG reads those too.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from medvit.dicom import codestream, tags
 from medvit.dicom.bits import checked_bits
 from medvit.dicom.elements import UNDEFINED
-from medvit.dicom.limits import LIMITS, Limits, check_matrix
+from medvit.dicom.limits import LIMITS, Limits, check_decoded, check_matrix
 from medvit.dicom.matrix import Matrix, matrix_of
 from medvit.errors import DicomRefusal
 
@@ -33,13 +33,14 @@ _NATIVE: Final = frozenset(
 
 @dataclass(frozen=True)
 class Codec:
-    """One decoder: its name for the record, the imagecodecs module that must be there, and what it can do."""
+    """One decoder: its name for the record, the imagecodecs module that must be there, what it can do and needs."""
 
     name: str
     module: str
     decode: Callable[[Any, Matrix, int], Array]
     shape: Callable[[memoryview], codestream.Shape] | None
     wavelet: bool = False
+    working_bytes: int = 2  # a value, while one frame is decoded
 
 
 def _jpeg(data: Any, m: Matrix, _reduce: int) -> Array:
@@ -94,8 +95,8 @@ def _rle(data: Any, m: Matrix, _reduce: int) -> Array:
 
 _JPEG = Codec("imagecodecs.jpeg8", "JPEG8", _jpeg, codestream.jpeg_shape)
 _JPEGLS = Codec("imagecodecs.jpegls", "JPEGLS", _jpegls, codestream.jpeg_shape)
-_JPEG2K = Codec("imagecodecs.jpeg2k", "JPEG2K", _jpeg2k, codestream.jpeg2000_shape, wavelet=True)
-_JPEGXL = Codec("imagecodecs.jpegxl", "JPEGXL", _jpegxl, None)
+_JPEG2K = Codec("imagecodecs.jpeg2k", "JPEG2K", _jpeg2k, codestream.jpeg2000_shape, wavelet=True, working_bytes=4)
+_JPEGXL = Codec("imagecodecs.jpegxl", "JPEGXL", _jpegxl, None, working_bytes=16)
 _PREFIX = "1.2.840.10008.1.2."
 CODECS: Final[dict[str, Codec]] = {
     _PREFIX + "5": Codec("imagecodecs.dicomrle", "DICOMRLE", _rle, None),
@@ -116,7 +117,7 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
     Raises `DicomRefusal`: `E-TAG`, `E-SIZE`, `E-BITS`, `E-TRUNC`, `E-CODEC`, `E-NOPIXELS`.
     """
     m = matrix_of(dataset)
-    check_matrix(m.rows, m.columns, m.samples, m.frames, max(1, m.allocated // 8), limits)
+    check_matrix(m.rows, m.columns, m.samples, m.frames, limits)
     value = dataset.get_item(m.pixel_tag).value
     view = memoryview(value)
     if len(view) == 0:
@@ -126,9 +127,9 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
     if syntax in _NATIVE and not encapsulated:
         values, name = _native(dataset, view, m), "numpy"
     elif not encapsulated:
-        values, name = _mislabelled(dataset, view, m), "numpy"
+        values, name = _mislabelled(dataset, view, m, syntax), "numpy"
     else:
-        values, name = _compressed(dataset, view, m, syntax, reduce)
+        values, name = _compressed(dataset, view, m, syntax, reduce, limits)
     return (values if m.is_float else checked_bits(dataset, values, m)), name
 
 
@@ -191,31 +192,54 @@ def _full_chroma(values: Array, m: Matrix) -> Array:
     return full
 
 
-def _mislabelled(dataset: pydicom.Dataset, view: memoryview, m: Matrix) -> Array:
+def _mislabelled(dataset: pydicom.Dataset, view: memoryview, m: Matrix, syntax: str) -> Array:
     """Read uncompressed pixels that a compressed transfer syntax was declared for, if the length is exactly right."""
+    if syntax not in CODECS:  # private syntaxes may swap bytes
+        raise _undecodable(syntax, None)
     if len(view) not in (m.native_bytes, m.native_bytes + m.native_bytes % 2):
         raise DicomRefusal("E-TSYNTAX", "a compressed transfer syntax without fragments", tag="(0002,0010)")
     dataset.notes.append("W-TSYNTAX a compressed transfer syntax is declared, the pixels are not compressed")
     return _native(dataset, view, m)
 
 
-def _compressed(dataset: pydicom.Dataset, view: memoryview, m: Matrix, syntax: str, reduce: int) -> tuple[Array, str]:
+def _undecodable(syntax: str, codec: Codec | None) -> DicomRefusal:
+    found, allowed = f"transfer syntax {tags.syntax_name(syntax)}", "one of the syntaxes medvit decodes"
+    fix = f"pip install imagecodecs with {codec.module}" if codec else "convert the object to a lossless syntax"
+    return DicomRefusal("E-CODEC", found, allowed=allowed, tag="(0002,0010)", fix=fix)
+
+
+def _compressed(
+    dataset: pydicom.Dataset, view: memoryview, m: Matrix, syntax: str, reduce: int, limits: Limits
+) -> tuple[Array, str]:
+    """Decode every frame with the codec of the syntax, after all of them have been checked."""
     codec = CODECS.get(syntax)
     if codec is None or not getattr(imagecodecs, codec.module).available:
-        found = f"transfer syntax {tags.syntax_name(syntax)}"
-        fix = f"pip install imagecodecs with {codec.module}" if codec else "convert the object to a lossless syntax"
-        raise DicomRefusal("E-CODEC", found, allowed="one of the syntaxes medvit decodes", tag="(0002,0010)", fix=fix)
+        raise _undecodable(syntax, codec)
+    check_decoded(m.count * max(1, m.allocated // 8), limits)
+    check_decoded(m.count // m.frames * codec.working_bytes, limits)
     pieces = codestream.frames(dataset, view, m.frames)
     reduce = min(reduce, *map(codestream.jpeg2000_levels, pieces)) if reduce and codec.wavelet else 0
     signs = {_announced(codec, piece, m) for piece in pieces}
-    decoded = [_decoded(codec, piece, m, reduce) for piece in pieces]
-    values = np.stack(decoded) if m.frames > 1 else decoded[0][None]
+    values = _decoded(codec, pieces[0], m, reduce)[None]
+    if m.frames > 1:
+        values = _filled(values[0], (_decoded(codec, piece, m, reduce) for piece in pieces[1:]), m.frames)
     if signs == {not m.signed} and m.samples == 1 and codec.wavelet:
         dataset.notes.append("W-SIGN the codestream's sign differs from PixelRepresentation")
     if not reduce:
         return values, codec.name
     low = -(1 << (m.stored - 1)) if values.dtype.kind == "i" else 0  # the low-pass overshoots at edges
     return np.clip(values, low, low + (1 << m.stored) - 1), f"pillow.jpeg2k reduced by {1 << reduce}"
+
+
+def _filled(first: Array, others: Iterable[Array], count: int) -> Array:
+    """Gather frames as they are decoded, without holding each twice."""
+    values = np.empty((count, *first.shape), first.dtype)
+    values[0] = first
+    for number, frame in enumerate(others, 1):
+        if frame.dtype != values.dtype:
+            raise DicomRefusal("E-CODEC", f"frames of {values.dtype} and {frame.dtype}", fix="export the object again")
+        values[number] = frame
+    return values
 
 
 def _announced(codec: Codec, piece: memoryview, m: Matrix) -> bool:

@@ -15,12 +15,13 @@ _CHUNK = 1 << 20
 class Limits:
     """Caps for one object: pixels (of all frames and samples), frames, bytes of pixels, nesting, file size, time.
 
-    `inflate_ratio` and `inflate_bytes` hold for the deflated transfer syntax, `header_seconds` for parsing the header.
+    `max_bytes` holds for what a decoder gives and needs, so that a small file stays below 1 GiB in all; `inflate_*` for
+    the deflated transfer syntax; `header_seconds` for parsing the header.
     """
 
     max_pixels: int = 1 << 28
     max_frames: int = 1 << 14
-    max_bytes: int = 3 << 28
+    max_bytes: int = 1 << 28
     inflate_ratio: int = 200
     inflate_bytes: int = 1 << 30
     depth: int = 64
@@ -41,10 +42,8 @@ def check_file_size(size: int, limits: Limits = LIMITS) -> None:
         )
 
 
-def check_matrix(
-    rows: int, columns: int, samples: int, frames: int, bytes_per_value: int, limits: Limits = LIMITS
-) -> None:
-    """Refuse (`E-SIZE`, `E-FRAMES`) a matrix that would need more than the limits, before anything is allocated."""
+def check_matrix(rows: int, columns: int, samples: int, frames: int, limits: Limits = LIMITS) -> None:
+    """Refuse (`E-SIZE`, `E-FRAMES`) more pixels or frames than the limits, before anything is allocated."""
     if frames > limits.max_frames:
         raise DicomRefusal("E-FRAMES", f"{frames} frames", allowed=f"<= {limits.max_frames}", tag="(0028,0008)")
     pixels = rows * columns * samples * frames
@@ -53,8 +52,12 @@ def check_matrix(
         raise DicomRefusal(
             "E-SIZE", found, allowed=f"<= {limits.max_pixels}", tag="(0028,0010)", fix="limits.max_pixels"
         )
-    if pixels * bytes_per_value > limits.max_bytes:
-        found = f"{pixels * bytes_per_value} bytes of pixels"
+
+
+def check_decoded(size: int, limits: Limits = LIMITS) -> None:
+    """Refuse (`E-SIZE`) compressed pixels that would take more than `limits.max_bytes` bytes."""
+    if size > limits.max_bytes:
+        found = f"{size} bytes to decode"
         raise DicomRefusal("E-SIZE", found, allowed=f"<= {limits.max_bytes}", tag="(0028,0010)", fix="limits.max_bytes")
 
 

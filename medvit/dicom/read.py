@@ -50,7 +50,7 @@ def film_of(dataset: pydicom.Dataset, policy: FilmPolicy) -> Film:
     """Do as `read_film`, from a data set that `read_dataset` gave with its pixels; may reuse its memory."""
     m, facts = matrix_of(dataset), read_facts(dataset)
     limits = policy.accept.limits
-    check_matrix(m.rows, m.columns, m.samples, m.frames, max(1, m.allocated // 8), limits)
+    check_matrix(m.rows, m.columns, m.samples, m.frames, limits)
     if m.frames != 1:
         require_complete(dataset, m)
         raise DicomRefusal(
@@ -91,6 +91,8 @@ def _displayed(
     if policy.voi == "percentile":
         voi = _stretch(samples, keep, slope, intercept, policy)
     steps.append(voi.step)
+    if voi.curve is None and (span[1] <= voi.low or span[0] >= voi.high):
+        raise DicomRefusal("E-CONST", f"{voi.step}: every pixel is beyond it", fix="voi: none, or another window_index")
     if voi.curve is not None:
         samples = _curved(samples, slope, intercept, voi.curve)
         slope, intercept, voi, low, high = 1.0, 0.0, Voi(0.0, 65535.0, voi.step), 0.0, 65535.0

@@ -188,7 +188,7 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
     [
         (Limits(file_bytes=100), "E-SIZE"),
         (Limits(max_pixels=100), "E-SIZE"),
-        (Limits(max_bytes=100), "E-SIZE"),
+        (Limits(max_frames=0), "E-FRAMES"),
         (Limits(header_seconds=-1.0), "E-TIME"),
     ],
 )

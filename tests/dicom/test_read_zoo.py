@@ -139,6 +139,7 @@ from medvit.dicom.read import read_film
 from medvit.errors import DicomRefusal
 sources = [str(p) for p in sorted(Path(sys.argv[2]).glob("*.dcm"))]
 sources += [kit.run_length_bomb(20000), kit.deflate_bomb(1500), kit.nested(600), kit.film(Rows=65535, Columns=65535)]
+sources += [kit.run_length_bomb(11000)]
 seconds = []
 for source in sources:
     start = time.perf_counter()
