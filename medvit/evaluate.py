@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.config import entry
-from medvit.errors import ConfigError
 
 if TYPE_CHECKING:
     from medvit.report.evaluation import Report
@@ -70,7 +70,11 @@ def problems(settings: dict[str, Any]) -> list[str]:
 def run(settings: dict[str, Any]) -> None:
     """Run the command of conf/evaluate.yaml."""
     if settings["run"]:
-        raise ConfigError("run=RUN_ID is not wired")
+        from medvit.trial import evaluate_run
+
+        report = evaluate_run(settings, spec_from)
+        sys.stdout.write("\n".join(["", *report.headline, ""]))
+        return
     out = Path(settings["out"]) if settings["out"] else None
     evaluate_again(Path(settings["predictions"]), settings, out)
 

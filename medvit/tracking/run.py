@@ -210,7 +210,9 @@ def _experiment(client: Any, folder: Path, name: str) -> str:
 
 
 def get(run_id: str, folder: Path, finished: bool = False) -> Run:
-    """Return the run `run_id` of a runs folder; with `finished`, refuse one that is not FINISHED.
+    """Return the run `run_id` of a runs folder, "latest" being the one started last.
+
+    With `finished`, a run that is not FINISHED is refused.
 
     Raises:
         RunError: no database in the folder, no such run (the nearest ids are named), or the run is not finished.
@@ -220,6 +222,8 @@ def get(run_id: str, folder: Path, finished: bool = False) -> Run:
     if not (folder / "mlflow.db").is_file():
         raise RunError("The runs folder holds no mlflow.db. Train first, or give tracking.folder=DIR.")
     client = open_client(folder)
+    if run_id == "latest":
+        run_id = _latest(client)
     try:
         info = client.get_run(run_id).info
     except MlflowException:
@@ -230,6 +234,13 @@ def get(run_id: str, folder: Path, finished: bool = False) -> Run:
     if finished and info.status != "FINISHED":
         raise RunError(f"Run {run_id} is {info.status}, not FINISHED. Let it end, or train again.")
     return run
+
+
+def _latest(client: Any) -> str:
+    """Return the id of the run that was started last, whatever became of it."""
+    experiments = [item.experiment_id for item in client.search_experiments()]
+    runs = client.search_runs(experiments, max_results=1, order_by=["attributes.start_time DESC"])
+    return runs[0].info.run_id if runs else "latest"
 
 
 def _unknown(client: Any, run_id: str) -> str:

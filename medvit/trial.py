@@ -1,0 +1,171 @@
+"""A trained run put to the test: its predictions, the baselines it has to beat, and the report attached to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from medvit.errors import EvaluationError
+from medvit.metric.bootstrap import Interval
+
+if TYPE_CHECKING:
+    from medvit.data.datamodule import DataModule
+    from medvit.data.units import Units
+    from medvit.engine.checkpoint import TrainedRun
+    from medvit.report.evaluation import Report
+    from medvit.report.spec import EvaluationSpec
+
+_METADATA = ("age_years", "sex", "view", "manufacturer")
+
+
+class Trial:
+    """The images of a trained run. Those of the test side stay closed until `open_test` is called.
+
+    `baselines` is filled when the test side is opened: fitted on the training side, scored on the test side.
+    """
+
+    def __init__(self, trained: TrainedRun, split: str) -> None:
+        from medvit.engine.fit import data_module
+
+        self.trained, self.split = trained, split
+        parts = trained.settings, trained.preprocess, trained.task
+        self.closed = data_module(*parts)
+        self._opened: DataModule | None = None
+        self._open = lambda: data_module(*parts, allow_test=split == "test")
+        self.baselines: dict[str, pd.DataFrame] = {}
+
+    def train_rows(self) -> pd.DataFrame:
+        """Return the manifest rows of the training side, for the leakage audit."""
+        return self.closed.units("train").frame
+
+    def open_test(self) -> pd.DataFrame:
+        """Return the predictions table of the test side.
+
+        Raises:
+            EvaluationError: the manifest, split or preprocessing is not the one the run was trained with.
+        """
+        from medvit.engine.predict import predict, table
+
+        data = self._opened = self._open()
+        data.setup()
+        changed = [key for key, value in data.hashes.items() if self.trained.hashes.get(key) != value]
+        if changed:
+            raise EvaluationError(
+                f"{', '.join(changed)} changed since the run was trained; restore the data set folder or train again"
+            )
+        loader = data.test_dataloader() if self.split == "test" else data.val_dataloader()
+        found = predict(self.trained.network, loader, data.scale, data.shift, _device())
+        units = data.units(self.split)
+        self.baselines.update(_baselines(data.units("train"), units, self.trained.task))
+        return table(found, self.trained.task, units.frame, self.split)
+
+    def pictures(self, uids: list[str]) -> dict[str, np.ndarray]:
+        """Return the model's view of some test units as uint8 [H W] (of a volume: its middle slice)."""
+        if self._opened is None:
+            return {}
+        units = self._opened.units(self.split)
+        place = {uid: number for number, uid in enumerate(units.uid)}
+        return {uid: _middle(units, place[uid]) for uid in uids if uid in place}
+
+
+def evaluate_run(settings: dict[str, Any], spec_of: Any) -> Report:
+    """Freeze thresholds on the run's validation predictions, open the test side, report, and attach all of it.
+
+    Raises:
+        RunError: no such run, or it is unfinished. EvaluationError: see `medvit.report.protocol`.
+    """
+    from medvit.engine.checkpoint import load_run
+    from medvit.report import protocol
+    from medvit.report.evaluation import Extras
+    from medvit.tracking import evaluated, provenance
+    from medvit.tracking import run as tracking
+
+    place, split = Path(settings["tracking"]["folder"]), settings["split"]
+    run = tracking.get(settings["run"], place, finished=True)
+    trained = load_run(run.folder)
+    spec: EvaluationSpec = spec_of(settings, trained.task.kind, tuple(trained.task.names))
+    trial = Trial(trained, split)
+    origin = {"run": run.id, **trained.hashes, **provenance.code(), **_sentences(trained, provenance.packages())}
+    extras = Extras(origin, trial.baselines, trial.train_rows(), trial.pictures)
+    out = Path(settings["out"]) if settings["out"] else protocol.evaluation_folder(place, run.id, split)
+    validation = pd.read_parquet(run.folder / "validation.parquet")
+    report = protocol.evaluate_predictions(validation, trial.open_test, spec, out, extras=extras, split=split)
+    evaluated.record(run, split, out)
+    run.metrics(_headline(report, split))
+    return report
+
+
+def _sentences(trained: TrainedRun, packages: dict[str, str]) -> dict[str, str]:
+    """Return what a reviewer's checklist asks of the model and its training, in words."""
+    settings, step = trained.settings, trained.preprocess.to_json()
+    plan, trainer, network = settings["optim"]["plan"], settings["trainer"], trained.network
+    count = sum(parameter.numel() for parameter in network.parameters())
+    optim = settings["optim"]["strategy"]["_target_"].rpartition(".")[2]
+    weights = settings["model"].get("weights")
+    return {
+        "data": f"Data set {settings['data']['name']}, manifest {trained.hashes['manifest'][:12]}.",
+        "preprocess": ", ".join(f"{key} {value}" for key, value in step.items()),
+        "labels": f"Task {trained.task.kind}: {', '.join(trained.task.names)}, from the label table of the manifest.",
+        "model": f"{type(network.backbone).__name__} of width {network.backbone.width}, {count:,} parameters.",
+        "weights": f"Started from {weights}." if weights else "Trained from scratch.",
+        "training": f"AdamW, {optim}, learning rate {plan['lr']}, {trainer['epochs']} epochs of batch "
+        f"{trainer['batch_size']}, augmented by the preset of the run's configuration.",
+        "selection": f"The epoch with the best {trained.task.monitor} on the validation split.",
+        "software": ", ".join(f"{name} {version}" for name, version in packages.items() if version),
+        "pseudonym": "Identifiers are replaced by keyed HMAC-SHA256 pseudonyms before anything is stored.",
+    }
+
+
+def _baselines(train: Units, test: Units, task: Any) -> dict[str, pd.DataFrame]:
+    """Return the scores of models that know no anatomy: pixels at 48 x 48, the nearest film, the header alone."""
+    from medvit.metric import baseline
+
+    truth = task.truth(train.target, train.weight)
+    if task.kind not in {"binary", "multilabel"}:
+        return {}
+    pixels = [baseline.shrink(np.stack([_middle(side, n) for n in range(len(side))])) for side in (train, test)]
+    columns = [name for name in _METADATA if name in train.frame]
+    headers = baseline.metadata_table(*({name: side.frame[name] for name in columns} for side in (train, test)))
+    ways = {"pixel ridge": (baseline.ridge, pixels), "pixel 1-nearest": (baseline.nearest, pixels),
+            "metadata only": (baseline.ridge, headers)}  # fmt: skip
+    scored = {}
+    for way, (fit, (seen, new)) in ways.items():
+        frame = pd.DataFrame({"uid": test.uid})
+        for column, name in enumerate(task.names):
+            known = np.isfinite(truth[:, column])
+            y = truth[known, column]
+            frame[f"score.{name}"] = fit(seen[known], y, new) if 0 < y.sum() < y.size else np.nan
+        scored[way] = frame
+    return scored
+
+
+def _middle(units: Units, number: int) -> np.ndarray:
+    """Return the middle image of a unit as uint8 [H W]."""
+    image = units.cache.gather(units.members[number])
+    plane = image[len(image) // 2, 0]
+    while plane.ndim > 2:
+        plane = plane[len(plane) // 2]
+    return plane if plane.dtype == np.uint8 else (plane >> 8).astype(np.uint8)
+
+
+def _headline(report: Report, split: str) -> dict[str, float]:
+    """Return the numbers the MLflow page shows, with their intervals."""
+    findings = report.tables.get("findings")
+    rows = findings.rows if findings else []
+    found = {}
+    for row in rows:
+        for metric in ("auroc", "auprc"):
+            value = row.get(metric)
+            name = f"{split}/{metric}" if len(rows) == 1 else f"{split}/{metric}_{row['finding']}"
+            if isinstance(value, Interval) and np.isfinite(value.value):
+                found |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+    return found
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
