@@ -67,7 +67,9 @@ class RuleSpec:
 def choose(target: ArrayLike, score: ArrayLike, spec: RuleSpec, draws: Draws | None = None) -> OperatingPoint:
     """Return the threshold the rule picks on these predictions; `draws` (of the same images) for lower confidence.
 
-    Fixed sensitivity takes the highest threshold that keeps it (best specificity), fixed specificity the lowest;
+    The threshold lies midway between the lowest score called positive and the next lower one, so that rounding on
+    another machine cannot turn that image over. Fixed sensitivity takes the highest threshold that keeps it (best
+    specificity), fixed specificity the lowest;
     ties of Youden and cost go to the higher sensitivity.
 
     Raises:
@@ -87,7 +89,7 @@ def choose(target: ArrayLike, score: ArrayLike, spec: RuleSpec, draws: Draws | N
         goals = _lower(ranking, spec, draws)
     index, reached = _pick(spec, *goals, prevalence=float(y.mean()))
     return OperatingPoint(
-        threshold=float(ranking.score[index]),
+        threshold=_between(ranking.score, index),
         rule=spec.rule,
         value=spec.value,
         lower_confidence=spec.lower_confidence,
@@ -123,6 +125,14 @@ def confusion(target: ArrayLike, score: ArrayLike, threshold: float, weight: Arr
     cells = np.stack([(y == 1) & called, (y == 1) & ~called, (y == 0) & called, (y == 0) & ~called], axis=1)
     result: Array = w @ cells.astype(np.float64)
     return result
+
+
+def _between(score: Array, index: int) -> float:
+    """Return a threshold that calls `score[index]` and above positive, and nothing below it."""
+    if index == 0:
+        return float(score[0])
+    middle = float((score[index - 1] + score[index]) / 2.0)
+    return middle if middle > score[index - 1] else float(score[index])
 
 
 def _rates_by_threshold(ranking: Ranking, weight: ArrayLike | None) -> tuple[Array, Array]:

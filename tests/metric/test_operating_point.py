@@ -19,13 +19,13 @@ TARGET = np.array([0, 0, 0, 1, 0, 1, 0, 1, 1, 1])
 @pytest.mark.parametrize(
     ("spec", "threshold", "sensitivity", "specificity"),
     [
-        (RuleSpec("sensitivity", 0.8), 0.6, 0.8, 0.8),
-        (RuleSpec("sensitivity", 0.81), 0.4, 1.0, 0.6),
-        (RuleSpec("specificity", 0.9), 0.8, 0.6, 1.0),
-        (RuleSpec("specificity", 0.6), 0.4, 1.0, 0.6),
-        (RuleSpec("youden"), 0.4, 1.0, 0.6),  # 0.6 three times: the highest sensitivity wins
-        (RuleSpec("cost", 5.0), 0.4, 1.0, 0.6),
-        (RuleSpec("cost", 0.2), 0.8, 0.6, 1.0),
+        (RuleSpec("sensitivity", 0.8), 0.55, 0.8, 0.8),
+        (RuleSpec("sensitivity", 0.81), 0.35, 1.0, 0.6),
+        (RuleSpec("specificity", 0.9), 0.75, 0.6, 1.0),
+        (RuleSpec("specificity", 0.6), 0.35, 1.0, 0.6),
+        (RuleSpec("youden"), 0.35, 1.0, 0.6),  # 0.6 three times: the highest sensitivity wins
+        (RuleSpec("cost", 5.0), 0.35, 1.0, 0.6),
+        (RuleSpec("cost", 0.2), 0.75, 0.6, 1.0),
     ],
 )
 def test_each_rule_picks_its_threshold_on_a_hand_made_roc(spec, threshold, sensitivity, specificity):
@@ -73,6 +73,15 @@ def test_no_other_threshold_keeps_the_sensitivity_with_more_specificity(rows, wa
     best = max(rates(y, p, t)[0, 1] for t in p if rates(y, p, t)[0, 0] >= wanted)
     assert point.specificity == pytest.approx(best, abs=1e-12)
     assert point.sensitivity >= wanted
+
+
+def test_rounding_on_another_machine_turns_no_image_over():
+    y, p = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.6, 0.9])
+    threshold = choose(y, p, RuleSpec()).threshold
+    assert threshold == pytest.approx(0.4)
+    np.testing.assert_array_equal(rates(y, p.astype(np.float32) - 1e-6, threshold), rates(y, p, threshold))
+    close = np.array([0.5, np.nextafter(0.5, 1.0)])
+    assert choose([0, 1], close, RuleSpec()).threshold == close[1]
 
 
 def test_a_rule_names_everything_wrong_with_it():
