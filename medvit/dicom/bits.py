@@ -26,8 +26,7 @@ def checked_bits(dataset: pydicom.Dataset, values: Array, m: Matrix) -> Array:
     values = values.view(f"u{values.dtype.itemsize}")
     shift = m.high + 1 - m.stored
     if shift and bits > m.stored:
-        dataset.notes.append(f"W-BITS HighBit {m.high} with BitsStored {m.stored}: shifted right by {shift}")
-        values = values >> shift
+        values = _left_aligned(dataset, values, m, shift)
     if m.stored >= bits:
         return values.view(f"i{bits // 8}") if signed else values
     top = int(values.max())
@@ -43,6 +42,16 @@ def checked_bits(dataset: pydicom.Dataset, values: Array, m: Matrix) -> Array:
         if np.array_equal(extended.view(values.dtype)[values >> m.stored != 0], values[values >> m.stored != 0]):
             return extended
     return _only_padding(dataset, values, m, signed, top)
+
+
+def _left_aligned(dataset: pydicom.Dataset, values: Array, m: Matrix, shift: int) -> Array:
+    """Shift left-aligned values down; a set bit below them that is no overlay means that HighBit is wrong."""
+    below = int(np.bitwise_or.reduce(values, axis=None)) & ((1 << shift) - 1) & ~_overlay_bits(dataset)
+    if below:
+        found = f"HighBit {m.high} with BitsStored {m.stored}, but bits below {shift} are in use"
+        raise DicomRefusal("E-BITS", found, allowed=f"HighBit {m.stored - 1}", tag="(0028,0102)", fix="correct HighBit")
+    dataset.notes.append(f"W-BITS HighBit {m.high} with BitsStored {m.stored}: shifted right by {shift}")
+    return np.asarray(values >> shift)
 
 
 def _as(values: Array, signed: bool) -> Array:

@@ -66,7 +66,7 @@ def matrix_of(dataset: pydicom.Dataset) -> Matrix:
     else:
         stored = tags.short(dataset, "BitsStored")
         high = tags.short(dataset, "HighBit", stored - 1)
-        signed = tags.short(dataset, "PixelRepresentation", 0) == 1
+        signed = tags.short(dataset, "PixelRepresentation") == 1
     _check_bits(allocated, stored, high, _FLOATS.get(pixel_tag))
     planar = tags.short(dataset, "PlanarConfiguration", 0) == 1
     return Matrix(

@@ -98,6 +98,7 @@ CASES: tuple[Case, ...] = (
     show("B007", "overlay packed in bit 15", CONVERT, bent.overlay, code="W-OVERLAY"),
     refuse("B008", "values above BitsStored", "E-BITS", bend(PHANTOM * 15)),
     show("B009", "HighBit 15 with BitsStored 12", CONVERT, bend(PHANTOM << 4, HighBit=15), code="W-BITS"),
+    refuse("B009b", "HighBit 15, but the values are right-aligned", "E-BITS", bend(HighBit=15)),
     refuse("B010", "BitsAllocated 8 < BitsStored 12", "E-BITS", bend((PHANTOM >> 4).astype(np.uint8))),
     refuse("B011", "unsigned flagged signed", "E-SIGN", bend(bent.WRAPPED, bits=16)),
     show(
@@ -205,6 +206,7 @@ CASES: tuple[Case, ...] = (
     refuse("B032", "Rows missing", "E-TAG", bend(Rows=None)),
     refuse("B033", "PhotometricInterpretation missing", "E-TAG", bend(PhotometricInterpretation=None)),
     refuse("B034", "BitsStored missing", "E-TAG", bend(BitsStored=None)),
+    refuse("B034b", "PixelRepresentation missing", "E-TAG", bend(PixelRepresentation=None)),
     refuse("B035", "JPEG renamed", "E-NOTDICOM", lambda: imagecodecs.jpeg8_encode((PHANTOM >> 4).astype(np.uint8))),
     refuse("B036", "0 bytes", "E-EMPTY", lambda: b""),
     refuse("B037", "HTML page", "E-NOTDICOM", lambda: b"<html><body>Please log in</body></html>" * 20),

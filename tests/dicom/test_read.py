@@ -103,6 +103,20 @@ def test_percentiles_are_order_statistics_of_what_is_no_padding() -> None:
     np.testing.assert_allclose(film.display(), truth, atol=1e-5)
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("voi", ["none", "window", "percentile", "lut"])
+def test_padding_is_black_whatever_the_polarity_and_the_voi(photometric: str, voi: str) -> None:
+    image = PHANTOM.copy()
+    image[:, :9] = 4000
+    image[image == 0] = 1
+    windows = {"WindowCenter": 2048, "WindowWidth": 900, "VOILUTSequence": kit.lookup(np.arange(4096) * 16)}
+    bent = {"PixelPaddingValue": 4000, "PhotometricInterpretation": photometric, "RescaleSlope": 2}
+    film = read_film(kit.film(image, **bent, **windows), FilmPolicy(voi=voi))
+    assert film.display()[:, :9].max() < 1e-3
+    assert film.display()[:, 9:].max() > 0.5
+    assert "share=0.1875" in "; ".join(film.steps)
+
+
 @pytest.mark.parametrize("offset", [0, -2000])
 def test_percentiles_of_signed_values_agree_with_numpy(offset: int) -> None:
     image = (PHANTOM.astype(np.int16) + offset).astype(np.int16)
