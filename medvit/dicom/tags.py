@@ -107,8 +107,8 @@ def short_at(dataset: pydicom.Dataset, tag: int, default: int | None = None, *, 
 
 
 def _shown(text: str) -> str:
-    """Cut and clean a wrong value for a message: digits and signs only matter, letters could be anything."""
-    return re.sub(r"[^0-9A-Za-z+\-.,]", "?", text)[:12]
+    """Cut a wrong value for a message and mask its letters: in a damaged header they could be a name."""
+    return text if re.fullmatch(r"(?i)[+-]?(nan|inf)", text) else re.sub(r"[^0-9+\-.,]", "?", text)[:16]
 
 
 def name_of(tag: int) -> str:

@@ -242,6 +242,13 @@ def test_uncompressed_pixels_in_a_private_syntax_are_refused_since_their_bytes_m
         read_film(kit.write(ds, declared="1.2.840.113619.5.2"))
 
 
+def test_a_wrong_number_is_shown_without_letters_that_could_be_a_name() -> None:
+    with pytest.raises(DicomRefusal) as caught:
+        read_film(kit.film(RescaleSlope=b"CANARY^1.5"))
+    assert "CANARY" not in str(caught.value)
+    assert "1.5" in str(caught.value)
+
+
 def test_a_window_beyond_every_pixel_is_refused() -> None:
     with pytest.raises(DicomRefusal, match="E-CONST"):
         read_film(kit.film(WindowCenter=-5000, WindowWidth=100))
