@@ -121,7 +121,8 @@ def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     origin = {"run_id": run.id, "hashes": hashes, **environment}
     rows = fitted.data.units("train").frame
     parts = fitted.preprocess.to_json(), fitted.task.to_json(), rows, origin
-    trained = Trained(merge(fitted.network), fitted.preprocess, fitted.task.probabilities_numpy)
+    cases = generated_films() if fitted.preprocess.kind == "film" else ()
+    trained = Trained(merge(fitted.network), fitted.preprocess, fitted.task.probabilities_numpy, cases)
     logged = publish_draft(run, trained, draft_contents(f"{title} {run.id[:8]}", *parts))
     if settings["tracking"]["register"]:
         model.register(run, logged.model_id, settings["tracking"]["register"], "draft")
@@ -141,7 +142,7 @@ def publish(run: Run, trained: Trained, contents: Contents, bundle: Path) -> Log
     """Log a bundle as the run's model, with a generated film as example; return its id and address."""
     from medvit.tracking import model
 
-    sample = generated_films(1)[0][0] if trained.preprocess.kind == "film" else None
+    sample = trained.golden[0][0] if trained.golden else None
     return model.log(run, bundle, contents.name, tuple(contents.labels["names"]), sample)
 
 

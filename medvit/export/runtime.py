@@ -119,6 +119,7 @@ class Runtime:
             count = len(images)
             feed = {"image": images[None], "mask": np.ones((1, count), bool)}
             feed |= {"position_mm": position_mm[None], "kind": np.zeros((1, count), np.int64)}
+            feed = {name: value for name, value in feed.items() if name in self.inputs}  # a pool may not use all
         elif len(images) != 1:
             raise BundleError(f"The preprocessing gives {len(images)} images, the network takes one. Export again.")
         return np.asarray(self.session.run(None, feed)[0], np.float64)

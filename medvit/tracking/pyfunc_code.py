@@ -12,6 +12,7 @@ from pathlib import Path
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from medvit.export import golden
 from medvit.export.runtime import Runtime
 
 
@@ -19,8 +20,9 @@ class DicomModel(PythonModel):
     """Predicts from DICOM bytes with the bundle stored beside this file."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Open the bundle, checking every hash in it."""
+        """Open the bundle, checking every hash in it and that this machine reads images as training did."""
         self.runtime = Runtime(Path(context.artifacts["bundle"]))
+        golden.check(self.runtime)
 
     # MLflow reads type hints here as a schema of its own; the stored signature says it already.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002

@@ -132,6 +132,29 @@ def test_no_name_identifier_date_uid_or_path_reaches_the_output(bundle, films, t
         assert not [word for word in planted if word in text], file.name
 
 
+@pytest.mark.real
+def test_no_canary_of_real_films_reaches_the_output_and_all_header_variants_are_read(
+    real_data, trained, contents, tmp_path
+) -> None:
+    from dataclasses import replace
+
+    from medvit.export.build import export
+
+    found = sorted((real_data / "labelled" / "cxr_pneumonia_dicom" / "dicom").rglob("IM*"))
+    chosen = [found[n] for n in np.linspace(0, len(found) - 1, 20).astype(int)]
+    assert b"CANARY" in chosen[0].read_bytes()
+    loose = replace(contents, acceptance={"modality": ["CR", "DX"]})
+    export(trained, loose, chosen[:2], tmp_path / "bundle")
+    place = tmp_path / "input"
+    place.mkdir()
+    for number, film in enumerate(chosen):
+        shutil.copy(film, place / f"{number:02d}")
+    assert predict(tmp_path / "bundle", place, tmp_path / "out") == 0
+    assert len(rows(tmp_path / "out")) == 20
+    written = [path for folder in ("out", "bundle") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+    assert not [path.name for path in written if b"CANARY" in path.read_bytes()]
+
+
 def test_an_altered_bundle_an_empty_input_and_a_taken_output_are_refused(bundle, films, folder, tmp_path) -> None:
     broken = shutil.copytree(bundle, tmp_path / "broken")
     (broken / "medvit" / "thresholds.json").write_text("{}")
