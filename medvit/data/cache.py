@@ -140,7 +140,7 @@ class Cache:
                 fresh = prepare_bytes(data, row["volume_key"], self.preprocess).pixels
             except MedvitError as error:
                 raise CacheError(f"E-CHANGED row {row['uid']} was cached but reads no more: {error}") from error
-            if not np.array_equal(fresh, self.gather([index])):
+            if not np.array_equal(fresh, self.gather([int(index)])):
                 raise CacheError(
                     f"E-STALE row {row['uid']}: its pixels differ from the cache (the file or a decoder changed); "
                     "start again, the cache repairs itself"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 VIEWS = ("", "PA", "AP", "LL", "RL", "LAO", "RAO", "CC", "MLO")  # what `Bag.kind` counts, in this order for good
 
 
+@runtime_checkable
 class Augmentation(Protocol):
     """What changes images at random, by draws that follow from (seed, epoch, position) alone."""
 
@@ -28,6 +29,7 @@ class Augmentation(Protocol):
         """Return augmented integers [n C *S]; images of one position share their draws but for noise."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """The part of a task that turns label columns into numbers."""
 
@@ -111,7 +113,7 @@ class Units:
         for slot, (rows, count) in enumerate(zip(members, counts, strict=True)):
             bags[slot, :count] = image[start : start + count]
             mask[slot, :count] = True
-            position[slot, :count] = torch.from_numpy(np.concatenate([self.cache.position_mm(row) for row in rows]))
+            position[slot, :count] = torch.from_numpy(np.concatenate([self.cache.position_mm(int(row)) for row in rows]))
             kind[slot, :count] = torch.from_numpy(np.repeat(self._kind[rows], self.cache.counts[rows]))
             start += count
         return bags, Bag(mask, position, kind)
