@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvit.errors import EvaluationError
-from medvit.metric.bootstrap import Draws
+from medvit.metric.bootstrap import Draws, wilson
 from medvit.metric.ranking import Ranking, checked, ratio
 
 Array = NDArray[np.float64]
@@ -58,8 +58,8 @@ class RuleSpec:
             problems.append(f"rule cost needs a value above 0, found {self.value}")
         if self.rule == "youden" and self.value is not None:
             problems.append(f"rule youden takes no value, found {self.value}; leave it out")
-        if not 0.5 <= self.level < 1.0:
-            problems.append(f"level {self.level}; expected 0.5 up to, not including, 1")
+        if not 0.5 < self.level < 1.0:
+            problems.append(f"level {self.level}; expected between 0.5 and 1")
         if problems:
             raise EvaluationError("; ".join(problems))
 
@@ -146,12 +146,21 @@ def _rates_by_threshold(ranking: Ranking, weight: ArrayLike | None) -> tuple[Arr
 def _lower(ranking: Ranking, spec: RuleSpec, draws: Draws) -> tuple[Array, Array]:
     """Return the lower bounds of sensitivity and specificity at every threshold.
 
-    For "youden" and "cost" both bounds come from the same interval of each rate, which is a little too careful.
+    The bootstrap's bound, but never above Wilson's on the number of patients: eight patients who were all found do not
+    show a sensitivity of 1, though every draw of them does. For "youden" and "cost" both bounds are added up as if they
+    held together, which is a little too careful.
     """
     size = ranking.start.size
     sample = draws.apply(lambda weight: np.concatenate(_rates_by_threshold(ranking, weight), axis=1))
     low = np.nanquantile(sample, 1.0 - spec.level, axis=0)
-    return low[:size], low[size:]
+    code, bounds = draws.code[ranking.order], []
+    for side, outcome, resampled in zip(
+        _rates_by_threshold(ranking, None), (1, 0), (low[:size], low[size:]), strict=True
+    ):
+        patients = np.unique(code[ranking.target == outcome]).size
+        careful = np.array([wilson(share * patients, patients, 2.0 * spec.level - 1.0)[0] for share in side[0]])
+        bounds.append(np.minimum(resampled, careful))
+    return bounds[0], bounds[1]
 
 
 def _pick(spec: RuleSpec, sensitivity: Array, specificity: Array, prevalence: float) -> tuple[int, bool]:

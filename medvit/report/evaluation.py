@@ -27,6 +27,7 @@ from medvit.report.predictions import Sample
 from medvit.report.table import Table, plain
 
 SCHEMA = "medvit.report/1"
+_FEW = 3  # findings up to which the headline names each
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ def bounds(value: Interval) -> str:
     """Return an interval's two ends in brackets, or why there are none."""
     if not math.isfinite(value.low):
         return f"(no interval: {value.note})"
+    if value.low == value.high and value.value != 0:
+        return "(no interval: every draw gives this value)"
     return f"({_short(value.low)} to {_short(value.high)})"
 
 
@@ -158,28 +161,39 @@ def exact(value: Any) -> str:
 
 def headline(test: Sample, tables: Mapping[str, Table]) -> list[str]:
     """Return the sentences a reader must see first, each number with its interval."""
-    counts = cohort.counted(test)
+    counts, few = cohort.counted(test), len(test.spec.names) <= _FEW
     lines = [
         f"Tested on {counts['images']} images of {counts['patients']} patients ({counts['units']} units of analysis)."
     ]
-    areas = tables["findings"].rows
-    summary = areas[-1:] if len(test.spec.names) > 1 else areas
-    lines += [f"AUROC, {row['finding']}: {cell(row['auroc'])}." for row in summary]
-    points = [row for row in tables["operating_points"].rows if "sensitivity" in row]
+    areas = [row for row in tables["findings"].rows if math.isfinite(row["auroc"].value)]
+    if not few:
+        ranked = sorted(areas[:-1], key=lambda row: row["auroc"].value)
+        areas = [areas[-1], ranked[-1], ranked[0]]  # macro, best, worst
+    lines += [f"AUROC, {row['finding']}: {cell(row['auroc'])}." for row in areas]
     lines += [
         f"{row['finding']} at the frozen threshold {row['threshold']:.3f} ({row['rule']}): sensitivity "
         f"{cell(row['sensitivity'])}, specificity {cell(row['specificity'])}."
-        for row in points[:3]
+        for row in tables["operating_points"].rows
+        if few and "sensitivity" in row
     ]
     lines += [f"{row['finding']}: mean absolute error {cell(row['mae'])}." for row in tables["measurements"].rows]
     lines += [f"Quadratic-weighted kappa {cell(row['kappa'])}." for row in tables["grades"].rows]
-    lines += [
-        f"{row['finding']}, AUROC minus that of “{row['baseline']}”: {cell(row['gain'])}, {row['verdict']}."
-        for row in tables["baselines"].rows
-        if "gain" in row
-    ][:6]
-    if "baselines" in tables and not tables["baselines"].rows and test.spec.kind != "regression":
-        lines.append("No shortcut baseline was given: whether the model beats plain pixels or metadata is not shown.")
+    return lines + _against_baselines([row for row in tables["baselines"].rows if "gain" in row], test, few)
+
+
+def _against_baselines(rows: Sequence[Mapping[str, Any]], test: Sample, few: bool) -> list[str]:
+    if not rows and test.spec.kind != "regression":
+        return ["No shortcut baseline was given: whether the model beats plain pixels or metadata is not shown."]
+    if few:
+        return [
+            f"{row['finding']}, AUROC minus that of “{row['baseline']}”: {cell(row['gain'])}, {row['verdict']}."
+            for row in rows
+        ]
+    lines = []
+    for name in dict.fromkeys(row["baseline"] for row in rows):
+        verdicts = [row["verdict"] for row in rows if row["baseline"] == name]
+        better, worse = verdicts.count("better"), verdicts.count("worse")
+        lines.append(f"Against “{name}”: better on {better} of {len(verdicts)} findings, worse on {worse}.")
     return lines
 
 

@@ -51,6 +51,16 @@ def test_lower_confidence_is_more_careful_than_the_estimate():
     assert specific.specificity > choose(y, p, RuleSpec("specificity", 0.9)).specificity
 
 
+def test_few_patients_who_were_all_found_do_not_prove_a_sensitivity():
+    y, p = np.r_[np.ones(8), np.zeros(200)], np.r_[np.linspace(0.6, 0.9, 8), np.linspace(0.0, 0.7, 200)]
+    careful = RuleSpec("sensitivity", 0.9, lower_confidence=True)
+    assert not choose(y, p, careful, patient_draws(np.arange(208), 300, 0)).reached
+    many = choose(np.repeat(y, 20), np.repeat(p, 20), careful, patient_draws(np.arange(4160), 300, 0))
+    assert many.reached
+    alike = choose(np.repeat(y, 20), np.repeat(p, 20), careful, patient_draws(np.repeat(np.arange(208), 20), 300, 0))
+    assert not alike.reached  # copies of eight patients are still eight patients
+
+
 def test_rates_of_a_two_by_two_table_by_hand():
     y, p = np.r_[np.ones(10), np.zeros(20)], np.r_[np.ones(8), np.zeros(2), np.ones(5), np.zeros(15)]
     np.testing.assert_array_equal(confusion(y, p, 0.5)[0], [8, 2, 5, 15])
