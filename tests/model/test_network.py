@@ -76,6 +76,19 @@ def test_the_attention_of_a_pool_is_the_share_its_output_is_made_of():
     torch.testing.assert_close(pool(found), (share @ found.patches)[:, 0])  # values start as the tokens
 
 
+@pytest.mark.parametrize("queries", [4, "classes"])
+def test_the_class_token_is_one_more_token_to_look_at(queries):
+    found = tokens(prefix=2)
+    without = Tokens(found.prefix[:, :0], torch.cat([found.prefix[:, :1], found.patches], dim=1), found.grid)
+    pools = [AttentionPool(queries, cls=True), AttentionPool(queries, cls=False)]
+    for pool in pools:
+        torch.manual_seed(3)
+        pool.attach(48, 5)
+        torch.nn.init.normal_(pool.queries, std=2.0)
+    torch.testing.assert_close(pools[0](found), pools[1](without))
+    torch.testing.assert_close(pools[0].attention(found), pools[1].attention(without)[..., 1:])
+
+
 def test_class_queries_give_one_map_and_one_vector_per_output():
     pool = AttentionPool(queries="classes")
     pool.attach(48, 5)
