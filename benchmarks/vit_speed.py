@@ -137,8 +137,14 @@ def main() -> None:
     models = {name: model.to(asked.device) for name, model in candidates(width, depth, heads, asked.side).items()}
     count = (asked.side // 16) ** 2 + 1
     for train in (True, False):
-        for bf16 in (False, True):
-            mode = f"{'train' if train else 'infer'}-{'bf16' if bf16 else 'fp32'}"
+        for precision in ("fp32", "bf16", "bf16-weights"):
+            mode = f"{'train' if train else 'infer'}-{precision}"
+            bf16 = precision != "fp32"
+            if precision == "bf16-weights":  # the whole model cast instead of autocast: last, as it stays cast
+                if train:
+                    continue
+                models = {name: model.to(torch.bfloat16) for name, model in models.items()}
+                image = image.to(torch.bfloat16)
             if asked.only and mode not in asked.only.split(","):
                 continue
             runs = {name: step(model, image, train=train, bf16=bf16) for name, model in models.items()}

@@ -70,7 +70,8 @@ def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | 
     head = {key.removeprefix("head."): state.pop(key) for key in list(state) if key.startswith("head.")}
     pool = POOLS.get(str(config.get("global_pool", "")), family.pool)
     pool = "mean" if "norm.weight" in head else "map" if "map.probe" in head else pool
-    mean, std = (tuple(float(v) for v in config.get(key, getattr(family, key))) for key in ("mean", "std"))
+    statistics = {"mean": family.mean, "std": family.std} if len(patch) == 2 else {"mean": (0.0,), "std": (1.0,)}
+    mean, std = (tuple(float(v) for v in config.get(key, statistics[key])) for key in ("mean", "std"))
     names = config.get("id2label") or {}
     return Checkpoint(
         family=family,

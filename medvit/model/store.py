@@ -31,6 +31,11 @@ def local(hub_id: str) -> Path:
     return folder() / hub_id.split("@", maxsplit=1)[0].replace("/", "--")
 
 
+def public_name(source: str) -> str:
+    """Return the hub id, or "local" for anything on disk: a path may hold what a log must not."""
+    return source if HUB_ID.match(source) and not Path(source).expanduser().exists() else "local"
+
+
 def locate(source: str) -> Path:
     """Return the file or directory of `source`, never from the network.
 

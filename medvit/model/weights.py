@@ -57,7 +57,7 @@ def load(
     report = _report(source, native, fitted, len(tensors))
     family = native.family
     vit.provenance = {
-        "weights": source if store.HUB_ID.match(source) else "local",
+        "weights": store.public_name(source),
         "sha256": sha256,
         "family": family.name,
         "licence": family.licence,
@@ -125,7 +125,7 @@ def _fill(vit: ViT, checkpoint: Checkpoint) -> None:
 
 
 def _report(source: str, native: Checkpoint, fitted: Checkpoint, tensors: int) -> str:
-    name = source if store.HUB_ID.match(source) else "local"
+    name = store.public_name(source)
     parts = [
         f"weights {name}: family {native.family.name}, {tensors - len(native.dropped)} of {tensors} tensors matched"
     ]

@@ -81,6 +81,29 @@ def test_checkpointing_changes_no_gradient() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_checkpointing_keeps_a_fifth_of_what_the_backward_pass_needs() -> None:
+    kept = []
+    for checkpointing in (False, True):
+        model = ViT((64, 64), (8, 8), 1, 48, 8, 3, regime=Regime(checkpointing=checkpointing)).train()
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model(torch.randn(4, 1, 64, 64))
+        kept.append(sum(size for place, size in sizes.items() if place not in weights))
+    assert kept[1] < kept[0] / 5
+
+
+def test_compiling_blocks_marks_every_block_and_changes_no_name() -> None:
+    compiled = ViT((32, 32), (8, 8), 1, 24, 2, 3, regime=Regime(compile_blocks=True))
+    assert all(block._compiled_call_impl is not None for block in compiled.blocks)
+    assert list(compiled.state_dict()) == list(ViT((32, 32), (8, 8), 1, 24, 2, 3).state_dict())
+
+
 def test_drop_path_keeps_the_mean_of_a_branch_and_is_off_in_evaluation() -> None:
     model = tiny(Design(), drop_path=0.5)
     image = torch.randn(1, 1, 48, 32)
@@ -123,7 +146,7 @@ def test_wrong_channels_axes_switches_and_rates_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"act='gelo'.*stem='cnv'"):
         Design(act="gelo", stem="cnv")
     with pytest.raises(ConfigError, match="keep=0"):
-        Regime(keep=0)
+        Regime(keep=0.0)
     with pytest.raises(ConfigError, match="power of two"):
         ViT((42, 42), (14, 14), 1, 24, 1, 3, Design(stem="conv"))
     with pytest.raises(ConfigError, match="multiple of heads"):
