@@ -12,7 +12,7 @@ from medvit.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from medvit.data.manifest import Manifest
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("medvit.index")  # also when it runs as __main__
 
 
 def index(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -29,11 +30,12 @@ VOLUME = KEPT + "volume"
 
 
 class _Part(NamedTuple):
-    """One volume of a series: its name in the series, the key to read it by from `files` (indices in slice order)."""
+    """One volume of a series: its name there, the key to read it by from `files` (in slice order), pixel spacing."""
 
     name: str
     key: str
     files: tuple[int, ...]
+    spacing_mm: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _plan(paths: list[Path], policy: SeriesPolicy) -> list[_Part] | DicomRefusal
             return [_Part(name, name, (0,)) for name in ([f"t={step}" for step in range(steps)] if steps > 1 else [""])]
         plans = plan_series(paths, policy)
         if len(plans) == 1:
-            return [_Part("", plans[0].key, tuple(dict.fromkeys(plans[0].files)))]
+            return [_Part("", plans[0].key, tuple(dict.fromkeys(plans[0].files)), plans[0].slices[0].spacing)]
         return [_alone(plan, paths, policy) for plan in plans]
     except DicomRefusal as refusal:
         return refusal
@@ -205,15 +207,19 @@ def _alone(plan: Plan, paths: list[Path], policy: SeriesPolicy) -> _Part:
     except DicomRefusal:
         again = []
     if len(again) == 1 and len(again[0].files) == len(plan.files):
-        return _Part(plan.key, again[0].key, files)
-    return _Part(plan.key, plan.key, tuple(range(len(paths))))
+        return _Part(plan.key, again[0].key, files, plan.slices[0].spacing)
+    return _Part(plan.key, plan.key, tuple(range(len(paths))), plan.slices[0].spacing)
 
 
 def _volume_rows(group: pd.DataFrame, first: dict[str, Any], parts: list[_Part]) -> list[dict[str, Any]]:
     names, found = list(group["name"]), []
     for part in parts:
-        facts = fact_columns(_facts(group["facts"].iloc[part.files[0]]))
+        facts = _facts(group["facts"].iloc[part.files[0]])
+        if facts.spacing_mm is None and part.spacing_mm:  # of enhanced objects it stands in the functional groups
+            facts = dataclasses.replace(facts, spacing_mm=part.spacing_mm, spacing_kind="PixelSpacing")
         uid = hashlib.sha256(f"{first['series']}/{part.name}".encode()).hexdigest()[:32]
         files = [names[index] for index in part.files]
-        found.append({**first, "uid": uid, "files": files, "volume_key": part.key, VOLUME: part.name, **facts})
+        found.append(
+            {**first, "uid": uid, "files": files, "volume_key": part.key, VOLUME: part.name, **fact_columns(facts)}
+        )
     return found

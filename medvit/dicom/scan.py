@@ -32,6 +32,7 @@ from medvit.types import Facts
 JOINS = ("AccessionNumber", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "StudyID")
 VOLUMES = frozenset({"MR", "CT", "PT", "NM"})
 _FORMAT = 3
+_WAVE = 4  # chunks in flight per worker
 _NO_IMAGE = frozenset({"SEG", "RTDOSE"})
 _DICOM_NAMES = frozenset({".dcm", ".dicom", ".ima", ".dc3"})
 _REFUSAL = ("code", "tag", "found", "allowed", "fix")
@@ -70,12 +71,12 @@ def scan(
     parts.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     with joblib.Parallel(n_jobs=workers) as pool:  # starts its processes only when it is given work
-        while wave := list(islice(chunks, max(1, workers) * 4)):
+        while wave := list(islice(chunks, max(1, workers) * _WAVE)):
             todo = {}
             for items in wave:
                 path = parts / f"{_key(items, salt)}.parquet"
                 files.append(path)
-                if not path.exists():
+                if not _whole(path):
                     todo[path] = items
             tasks = [joblib.delayed(read_chunk)(root, items, mask, accept) for items in todo.values()]
             results = (
@@ -168,6 +169,16 @@ def _key(items: Sequence[Found], salt: str) -> str:
     for item in items:
         state.update(f"{item.name}\0{item.size}\0{item.changed_ns}\0".encode("utf-8", "surrogateescape"))
     return state.hexdigest()[:32]
+
+
+def _whole(path: Path) -> bool:
+    """Say whether a part is there with its footer; a damaged one is made again."""
+    from pyarrow import parquet
+
+    try:
+        return path.exists() and parquet.read_metadata(path).num_rows >= 0
+    except (OSError, ValueError):
+        return False
 
 
 def _write_part(rows: list[dict[str, Any]], path: Path) -> None:

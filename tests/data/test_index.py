@@ -188,6 +188,44 @@ def test_a_second_index_reads_only_what_changed(copy, tmp_path, monkeypatch):
     assert "LL" in set(second.table["view"])
 
 
+def test_a_stopped_scan_goes_on_where_it_was(films, tmp_path, monkeypatch):
+    from medvit.dicom import scan
+
+    mask, original, read = pseudonym.load(), scan.read_chunk, []
+
+    def stop(root, items, mask, accept):
+        if len(read) == 6:
+            raise KeyboardInterrupt
+        read.extend(items)
+        return original(root, items, mask, accept)
+
+    monkeypatch.setattr(scan, "read_chunk", stop)
+    monkeypatch.setattr(scan, "_WAVE", 1)
+    with pytest.raises(KeyboardInterrupt):
+        scan.scan(films / "dicom", tmp_path / "parts", mask, chunk=3)
+    assert len(list((tmp_path / "parts").iterdir())) == 2
+    torn = next((tmp_path / "parts").iterdir())
+    torn.write_bytes(torn.read_bytes()[:100])
+    read.append("more")
+    table, _ = scan.scan(films / "dicom", tmp_path / "parts", mask, chunk=3)
+    assert len(read) == 7 + len(table) - 3
+    whole, _ = scan.scan(films / "dicom", tmp_path / "other", mask)
+    pd.testing.assert_frame_equal(table, whole)
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_part(films, tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(DataError, match="E-DISK"):
+            index(films / "dicom", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
 def test_the_callers_workers_and_small_chunks_give_the_same_manifest(films, tmp_path):
     from medvit.dicom.scan import scan
 
