@@ -69,8 +69,8 @@ def labels(task) -> pd.DataFrame:
 def test_a_recipe_is_a_lab_book_entry(name):
     text = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
     assert text.startswith("# @package _global_\n")
-    for heading in ("Purpose", "Source", "Command", "Hardware", "Duration", "Expected"):
-        assert re.search(rf"^# {heading}: +\S", text, re.MULTILINE), heading
+    for entry in ("Purpose:", "(Source|Data):", "Command:", "Hardware:", ".*[Dd]uration", "(Expected:|.*results.md)"):
+        assert re.search(rf"^# {entry}.*\S", text, re.MULTILINE), entry
     assert f"experiment={name}" in text
 
 
