@@ -55,7 +55,8 @@ def operating_points(sample: Sample, frozen: Frozen) -> tuple[Table, Table]:
     """Return the rates at every threshold that validation froze, with intervals, and the counts behind them."""
     rows: list[Row] = []
     for found in findings_of(sample, frozen.calibration):
-        rows += [{"finding": found.name, "rule": rule_name(point), "threshold": point.threshold,
+        rows += [{"finding": found.name, "threshold": point.threshold,
+                  "rule": rule_name(point) + ("" if point.reached else " (not reached)"),
                   "reached": "yes" if point.reached else "no: not reachable on validation",
                   "val_sensitivity": point.sensitivity, "val_specificity": point.specificity,
                   **_rates(sample, found, point.threshold)} for point in frozen.points.get(found.name, ())]  # fmt: skip
@@ -190,7 +191,7 @@ def _size(sample: Sample, found: Finding, auroc: Interval) -> str:
     if not 0.0 < auroc.value < 1.0:
         return warning + "no estimate at AUROC 1"
     needed = positives_needed(auroc.value, float(found.target.mean()), wanted, sample.spec.bootstrap.level)
-    now = f"half width now {(auroc.high - auroc.low) / 2:.3f}" if np.isfinite(auroc.low) else "no interval now"
+    now = f"half width now {(auroc.high - auroc.low) / 2:.3f}" if auroc.low < auroc.high else "no interval now"
     return f"{warning}{now}; ±{wanted} needs {needed if needed is not None else 'over 10 million'} positives"
 
 

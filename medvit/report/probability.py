@@ -151,6 +151,6 @@ def _measured(sample: Sample, found: Finding, margin: Array, bins: int) -> list[
         return np.concatenate([*scores, np.stack(errors, axis=1)], axis=1)
 
     return [
-        value if np.isfinite(value.value) else missing("n/a (outcomes are separated)")
+        value if np.isfinite(value.value) else missing("n/a (separated or constant)")
         for value in estimate(sample, measures, found.rows)
     ]

@@ -121,6 +121,10 @@ def _rows(file: Path, split: str) -> pd.DataFrame:
 
 
 def _written(frozen: Frozen, out: Path) -> Path:
+    for name, points in frozen.points.items():
+        for point in points:
+            if not point.reached:
+                logger.warning("%s: no threshold keeps the rule %s on validation", name, point.rule)
     try:
         return thresholds.write(frozen, out)
     except OSError as error:

@@ -91,6 +91,7 @@ def proportion(value: Interval, total: int, level: float) -> Interval:
     if not (value.low == value.high and value.value in (0.0, 1.0)):
         return value
     low, high = wilson(value.value * total, total, level)
+    low, high = (0.0, high) if value.value == 0.0 else (low, 1.0)
     return replace(value, low=low, high=high, note=f"Wilson, {total} patients")
 
 

@@ -14,7 +14,7 @@ from medvit.metric.calibration import sigmoid
 from medvit.metric.operating_point import RuleSpec
 from medvit.metric.ranking import auroc
 from medvit.report.checklist import FROM_PROVENANCE
-from medvit.report.evaluation import Extras, Section
+from medvit.report.evaluation import Extras, Section, cell
 from medvit.report.keep import load
 from medvit.report.protocol import evaluate_predictions, freeze_thresholds, sides
 from medvit.report.spec import Aggregation, Detail, Resampling, from_json
@@ -262,6 +262,23 @@ def test_studies_are_the_unit_where_asked(tmp_path, make_table, make_spec):
     report = evaluate_predictions(make_table("val"), make_table("test"), spec, tmp_path)
     row = report.content["tables"]["cohort"]["rows"][1]
     assert (row["images"], row["units"]) == (200, make_table("test")["study"].nunique())
+
+
+def test_findings_that_tell_nothing_or_everything_get_words_in_place_of_intervals(tmp_path, make_table, make_spec):
+    tables = [make_table(split, names=("constant", "perfect")) for split in ("val", "test")]
+    for table in tables:
+        table["logit.constant"], table["logit.perfect"] = 0.3, 8 * table["target.perfect"] - 4
+        table["prob.constant"], table["prob.perfect"] = sigmoid(0.3), sigmoid(table["logit.perfect"])
+    points = (RuleSpec("sensitivity", 0.999, lower_confidence=True),)
+    report = evaluate_predictions(*tables, make_spec(("constant", "perfect"), points=points), tmp_path)
+    areas, rows = report.tables["findings"].rows, report.tables["operating_points"].rows
+    assert cell(areas[1]["auroc"]) == "1.000 (no interval: every draw gives this value)"
+    assert "no estimate at AUROC 1" in areas[1]["size"]
+    assert all(row["rule"].endswith("(not reached)") for row in rows)
+    assert rows[1]["sensitivity"].note.startswith("Wilson")
+    assert (rows[1]["sensitivity"].low < 0.99, rows[1]["sensitivity"].high) == (True, 1.0)
+    slopes = [row["slope"].note for row in report.tables["calibration"].rows]
+    assert slopes == ["n/a (separated or constant)"] * 4
 
 
 @pytest.mark.slow
