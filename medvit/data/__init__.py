@@ -1,0 +1,1 @@
+"""Manifest, splits, audit, cache, augmentation and loaders: from files to batches."""

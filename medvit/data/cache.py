@@ -69,7 +69,7 @@ class Cache:
 
         rows: manifest rows (columns uid, files, volume_key). root: what `files` are relative to. workers: decoding
         processes, 0 for one per core. on_bad: "refuse" stops with all refused rows in one message; "exclude" leaves
-        them out and lists them in `excluded`.
+        them out and lists them in `excluded` and in excluded.csv of the cache.
         Raises CacheError: E-DISK (announced size does not fit), refused files, an unwritable folder.
         """
         from medvit.data.cache_build import bring_up_to_date
@@ -82,9 +82,13 @@ class Cache:
                 f"{len(refused)} of {len(records)} rows cannot be read: {listed}"
                 f"{' ...' if len(refused) > 20 else ''}; repair or remove them, or set on_bad=exclude"
             )
+        built = cls(rows.reset_index(drop=True), records, Path(root), preprocess, cache_home(folder, preprocess))
+        built.excluded.to_csv(built.home / "excluded.csv", index=False)
         if refused:
-            _log.warning("%d of %d rows are excluded because their files are refused", len(refused), len(records))
-        return cls(rows.reset_index(drop=True), records, Path(root), preprocess, cache_home(folder, preprocess))
+            _log.warning(
+                "%d of %d rows are left out, their files are refused: excluded.csv", len(refused), len(records)
+            )
+        return built
 
     def __len__(self) -> int:
         return len(self.records)

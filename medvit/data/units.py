@@ -48,7 +48,7 @@ class Units:
         if bag not in {None, "study", "series", "patient"}:
             raise ConfigError(f"bag={bag!r}: expected null, study, series or patient")
         self.cache = cache
-        frame = cache.rows.iloc[rows]
+        frame = cache.rows.iloc[rows].drop(columns="_side", errors="ignore")
         if bag is None:
             self.members = [np.array([row]) for row in rows]
             self.frame = frame.reset_index(drop=True)
@@ -113,7 +113,8 @@ class Units:
         for slot, (rows, count) in enumerate(zip(members, counts, strict=True)):
             bags[slot, :count] = image[start : start + count]
             mask[slot, :count] = True
-            position[slot, :count] = torch.from_numpy(np.concatenate([self.cache.position_mm(int(row)) for row in rows]))
+            places = [self.cache.position_mm(int(row)) for row in rows]
+            position[slot, :count] = torch.from_numpy(np.concatenate(places))
             kind[slot, :count] = torch.from_numpy(np.repeat(self._kind[rows], self.cache.counts[rows]))
             start += count
         return bags, Bag(mask, position, kind)

@@ -312,3 +312,36 @@ def test_lightning_trains_and_validates_with_it(module):
     expected = BatchLoader(module().units("train"), Plan(5, 0, Sampler()))
     assert seen["train"] == [(epoch, batch.uid) for epoch in (0, 1) for batch in epoch_of(expected, epoch)]
     assert seen["val"] == [tuple(f"{n:032x}" for n in range(22, 26))] * 3
+
+
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_with_the_next_batch(module, tmp_path):
+    import pytorch_lightning as pl
+
+    class Listening(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.factor, self.seen = torch.nn.Parameter(torch.ones(1)), []
+
+        def training_step(self, batch, index):
+            self.seen.append((self.current_epoch, batch.uid, batch.image.sum().item()))
+            return batch.image.float().mean() * self.factor
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    quiet |= {"enable_checkpointing": False, "limit_val_batches": 0}
+    whole, first, rest = Listening(), Listening(), Listening()
+    pl.Trainer(max_epochs=2, **quiet).fit(whole, datamodule=module())
+
+    class SaveAtSeven(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+
+    pl.Trainer(max_steps=7, callbacks=[SaveAtSeven()], **quiet).fit(first, datamodule=module())
+    pl.Trainer(max_epochs=2, **quiet).fit(
+        rest, datamodule=module(workers=2), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True
+    )
+    assert len(whole.seen) == 10
+    assert first.seen + rest.seen == whole.seen
