@@ -33,24 +33,17 @@ def shrink(images: ArrayLike, side: int = SIDE) -> Array:
 def ridge(train: Array, target: ArrayLike, test: Array, strengths: Sequence[float] = (1.0, 10.0, 100.0, 1e3)) -> Array:
     """Return scores of `test` [m F] by ridge regression of the 0/1 `target` on standardised `train` [n F].
 
-    The strength (times n / 1000) with the least leave-one-out error is taken, from one eigendecomposition (the
-    exact leave-one-out error; Hastie, Tibshirani and Friedman 2009, section 7.10).
+    The strength (times n / 1000) with the least leave-one-out error is taken, exactly, from one eigendecomposition
+    (Hastie, Tibshirani and Friedman 2009, section 7.10).
     """
     y = _target(train, target)
     mean, spread = train.mean(axis=0), train.std(axis=0)
     spread = np.where(spread > 1e-12, spread, 1.0)
     x, new = (train - mean) / spread, (test - mean) / spread
-    offset = y.mean()
-    # The kernel is n x n: cheap for the few thousand films a baseline is fitted on, whatever the number of pixels.
-    value, vector = np.linalg.eigh(x @ x.T)
-    value = np.maximum(value, 0.0)
-    turned, best = vector.T @ (y - offset), (np.inf, np.zeros(y.size))
-    for strength in strengths:
-        shrunk = 1.0 / (value + strength * y.size / 1000.0)
-        dual = vector @ (shrunk * turned)
-        left_out = dual / ((vector**2) @ shrunk)  # residual of each image when it is not fitted on
-        best = min(best, (float(np.mean(left_out**2)), dual), key=lambda pair: pair[0])
-    scores: Array = new @ (x.T @ best[1]) + offset
+    offset = float(y.mean())
+    fits = _wide_fits(x, y - offset, strengths) if len(x) <= x.shape[1] else _long_fits(x, y - offset, strengths)
+    _, slopes = min(fits, key=lambda fitted: fitted[0])
+    scores: Array = new @ slopes + offset
     return scores
 
 
@@ -90,6 +83,30 @@ def metadata_table(train: Mapping[str, ArrayLike], test: Mapping[str, ArrayLike]
     if not sides[0]:
         raise EvaluationError("no metadata columns; expected some of age, sex, view, vendor")
     return np.stack(sides[0], axis=1), np.stack(sides[1], axis=1)
+
+
+def _wide_fits(x: Array, y: Array, strengths: Sequence[float]) -> list[tuple[float, Array]]:
+    """Return leave-one-out error and slopes per strength, by the n x n kernel: for fewer images than pixels."""
+    value, vector = np.linalg.eigh(x @ x.T)
+    turned, fits = vector.T @ y, []
+    for strength in strengths:
+        shrunk = 1.0 / (np.maximum(value, 0.0) + strength * y.size / 1000.0)
+        dual = vector @ (shrunk * turned)
+        left_out = dual / ((vector**2) @ shrunk)  # residual of each image when it is not fitted on
+        fits.append((float(np.mean(left_out**2)), x.T @ dual))
+    return fits
+
+
+def _long_fits(x: Array, y: Array, strengths: Sequence[float]) -> list[tuple[float, Array]]:
+    """Return the same by the pixels x pixels matrix: for more images than pixels."""
+    value, vector = np.linalg.eigh(x.T @ x)
+    turned, along, fits = vector.T @ (x.T @ y), x @ vector, []
+    for strength in strengths:
+        shrunk = 1.0 / (np.maximum(value, 0.0) + strength * y.size / 1000.0)
+        slopes = vector @ (shrunk * turned)
+        left_out = (y - x @ slopes) / (1.0 - (along**2) @ shrunk)
+        fits.append((float(np.mean(left_out**2)), slopes))
+    return fits
 
 
 def _area(length: int, side: int) -> Array:

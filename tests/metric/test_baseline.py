@@ -19,15 +19,18 @@ def test_shrinking_is_an_average_over_area():
         shrink(np.zeros((1, 47, 60)))
 
 
-def test_ridge_is_that_of_scikit_learn_with_leave_one_out():
+@pytest.mark.parametrize("size", [80, 300])
+def test_ridge_is_that_of_scikit_learn_with_leave_one_out(size):
     linear = pytest.importorskip("sklearn.linear_model")
     random = np.random.default_rng(0)
-    x = random.normal(size=(80, 200))
-    y = (x[:, 0] + 0.5 * random.normal(size=80) > 0).astype(float)
+    x = random.normal(size=(size, 200))
+    y = (x[:, 0] + 0.5 * random.normal(size=size) > 0).astype(float)
     new = random.normal(size=(30, 200))
     scaled = (x - x.mean(0)) / x.std(0)
     # The mean is taken off beforehand and not left out again, in both.
-    model = linear.RidgeCV(alphas=[0.08, 0.8, 8.0, 80.0], fit_intercept=False).fit(scaled, y - y.mean())
+    model = linear.RidgeCV(alphas=[strength * size / 1000 for strength in (1, 10, 100, 1000)], fit_intercept=False).fit(
+        scaled, y - y.mean()
+    )
     expected = model.predict((new - x.mean(0)) / x.std(0)) + y.mean()
     np.testing.assert_allclose(ridge(x, y, new), expected, atol=1e-9)
 

@@ -1,0 +1,80 @@
+"""The shortcut baselines of a report, fitted on the training images and scored on the same test units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from medvit.errors import EvaluationError
+from medvit.metric.baseline import SIDE, metadata_table, nearest, ridge, shrink
+
+Array = NDArray[np.float64]
+_NUMBERS, _WORDS = ("age_years",), ("sex", "view", "manufacturer")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a baseline may use of one split: `uid` [n], grey `images` [n H W] or None, and `table` with facts [n rows].
+
+    `table` has `target.<name>` (NaN where missing) for training; of the test set the targets are never read.
+    """
+
+    uid: Sequence[str]
+    images: ArrayLike | None
+    table: pd.DataFrame
+
+
+def shortcut_baselines(train: Known, test: Known, names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return what `Extras.baselines` takes: pixel ridge, pixel 1-nearest neighbour, and metadata alone.
+
+    Pixels are averaged to 48 x 48. A finding whose known training labels are all alike is left out.
+
+    Raises:
+        EvaluationError: images of one split only, or numbers of rows that differ.
+    """
+    for side in (train, test):
+        lengths = {len(side.uid), len(side.table), len(side.uid if side.images is None else np.asarray(side.images))}
+        if len(lengths) > 1:
+            raise EvaluationError(f"baseline rows differ: {sorted(lengths)}; expected one image and one row per uid")
+    if (train.images is None) != (test.images is None):
+        raise EvaluationError("baseline images were given for one split only; give both or none")
+    made: dict[str, pd.DataFrame] = {}
+    if train.images is not None and test.images is not None:
+        pixels = shrink(train.images), shrink(test.images)
+        made[f"pixel ridge, {SIDE}×{SIDE}"] = _scored(ridge, *pixels, train, test, names)
+        made["pixel 1-nearest neighbour"] = _scored(nearest, *pixels, train, test, names)
+    facts = [name for name in (*_NUMBERS, *_WORDS) if name in train.table and name in test.table]
+    if facts:
+        first, second = metadata_table(_columns(train.table, facts), _columns(test.table, facts))
+        made[f"metadata only ({', '.join(facts)})"] = _scored(ridge, first, second, train, test, names)
+    return made
+
+
+def _scored(
+    score: Callable[[Array, ArrayLike, Array], Array],
+    first: Array,
+    second: Array,
+    train: Known,
+    test: Known,
+    names: Sequence[str],
+) -> pd.DataFrame:
+    columns: dict[str, Array] = {}
+    for name in names:
+        target = train.table[f"target.{name}"].to_numpy(np.float64)
+        known = np.isfinite(target)
+        if 0 < target[known].sum() < known.sum():
+            columns[f"score.{name}"] = score(first[known], target[known], second)
+    return pd.DataFrame({"uid": list(test.uid), **columns})
+
+
+def _columns(table: pd.DataFrame, names: Sequence[str]) -> Mapping[str, ArrayLike]:
+    return {
+        name: pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
+        if name in _NUMBERS
+        else table[name].fillna("").astype(str).to_numpy()
+        for name in names
+    }
