@@ -14,7 +14,7 @@ import pytest
 
 from medvit.errors import BundleError, DataError
 from medvit.export.runtime import Runtime
-from medvit.predict import predict
+from medvit.predict import Also, predict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +45,7 @@ def rows(out: Path) -> list[dict[str, str]]:
 
 
 def test_good_films_are_predicted_and_bad_ones_listed_with_their_reason(bundle, folder, tmp_path) -> None:
-    assert predict(bundle, folder, tmp_path / "out", crosswalk=True) == 10
+    assert predict(bundle, folder, tmp_path / "out", Also(crosswalk=True, reports=True)) == 10
     table = {row["path"]: row["file"] for row in csv.DictReader((tmp_path / "out" / "crosswalk.csv").open())}
     found = {row["file"]: row for row in rows(tmp_path / "out")}
     of = {path: found[place] for path, place in table.items()}
@@ -57,6 +57,8 @@ def test_good_films_are_predicted_and_bad_ones_listed_with_their_reason(bundle, 
     assert of["modality"]["code"] == "E-ACCEPT"
     assert "CT" in of["modality"]["reason"]
     assert of["modality"]["probability.opacity"] == ""
+    reports = {path.stem for path in (tmp_path / "out" / "sr").iterdir()}
+    assert reports == {of[f"good{n}"]["uid"] for n in range(4)}
     assert (tmp_path / "out" / "crosswalk.csv").stat().st_mode & 0o077 == 0
 
 
