@@ -23,9 +23,7 @@ def split(folder: Path, **spec: Any) -> Splits:
     from medvit.data import splits as division
 
     manifest = manifests.read(folder)
-    made = division.make(
-        manifest, division.SplitSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()})
-    )
+    made = division.make(manifest, division.SplitSpec(**{**spec, "balance": tuple(spec.get("balance", ()))}))
     made.write(folder)
     columns = [c for c in manifest.table.columns if str(c).startswith("label.")] + list(spec.get("balance", ()))
     fold = 0 if made.table["fold"].max() >= 0 else None

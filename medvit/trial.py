@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medvit.errors import EvaluationError
 from medvit.metric.bootstrap import Interval
@@ -34,7 +36,7 @@ class Trial:
         parts = trained.settings, trained.preprocess, trained.task
         self.closed = data_module(*parts)
         self._opened: DataModule | None = None
-        self._open = lambda: data_module(*parts, allow_test=split == "test")
+        self._open: Callable[[], DataModule] = lambda: data_module(*parts, allow_test=split == "test")
         self.baselines: dict[str, pd.DataFrame] = {}
 
     def train_rows(self) -> pd.DataFrame:
@@ -62,7 +64,7 @@ class Trial:
         self.baselines.update(_baselines(data.units("train"), units, self.trained.task))
         return table(found, self.trained.task, units.frame, self.split)
 
-    def pictures(self, uids: list[str]) -> dict[str, np.ndarray]:
+    def pictures(self, uids: Sequence[str]) -> Mapping[str, NDArray[np.uint8]]:
         """Return the model's view of some test units as uint8 [H W] (of a volume: its middle slice)."""
         if self._opened is None:
             return {}
@@ -142,20 +144,21 @@ def _baselines(train: Units, test: Units, task: Any) -> dict[str, pd.DataFrame]:
     return scored
 
 
-def _middle(units: Units, number: int) -> np.ndarray:
+def _middle(units: Units, number: int) -> NDArray[np.uint8]:
     """Return the middle image of a unit as uint8 [H W]."""
     image = units.cache.gather(units.members[number])
     plane = image[len(image) // 2, 0]
     while plane.ndim > 2:
         plane = plane[len(plane) // 2]
-    return plane if plane.dtype == np.uint8 else (plane >> 8).astype(np.uint8)
+    shown: NDArray[np.uint8] = plane if plane.dtype == np.uint8 else (plane >> 8).astype(np.uint8)
+    return shown
 
 
 def _headline(report: Report, split: str) -> dict[str, float]:
     """Return the numbers the MLflow page shows, with their intervals."""
     findings = report.tables.get("findings")
     rows = findings.rows if findings else []
-    found = {}
+    found: dict[str, float] = {}
     for row in rows:
         for metric in ("auroc", "auprc"):
             value = row.get(metric)

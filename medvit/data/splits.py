@@ -145,13 +145,12 @@ def balance_table(manifest: Manifest, splits: Splits, columns: list[str], fold: 
     """Return patients, images and the share of each value of `columns` per side, one row per (column, value)."""
     rows = manifest.table.assign(side=manifest.table["patient"].map(splits.sides(fold)))
     present = [side for side in SIDES if (rows["side"] == side).any()]
-    lines = [
-        {"column": "patients", "value": "n"} | {s: rows.loc[rows["side"] == s, "patient"].nunique() for s in present}
-    ]
-    lines.append({"column": "images", "value": "n"} | {s: int((rows["side"] == s).sum()) for s in present})
+    lines: list[dict[str, Any]] = []
+    for name, count in (("patients", lambda part: part["patient"].nunique()), ("images", len)):
+        lines.append({"column": name, "value": "n", **{s: int(count(rows[rows["side"] == s])) for s in present}})
     for column in columns:
         shares = pd.crosstab(rows[column].astype("string").fillna("missing"), rows["side"], normalize="columns")
-        lines += [{"column": column, "value": str(value)} | row.to_dict() for value, row in shares.iterrows()]
+        lines += [{"column": column, "value": str(value), **dict(row)} for value, row in shares.iterrows()]
     return pd.DataFrame(lines)
 
 
@@ -209,14 +208,14 @@ def _given(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.Da
     unknown = sorted(set(side.fillna("missing")) - set(SIDES))
     if unknown:
         raise SplitError(f"column '{spec.column}' holds {unknown[:5]}; it may hold {', '.join(SIDES)}")
-    sides = side.groupby(manifest.table["patient"]).agg(lambda values: tuple(sorted(set(values))))
-    shared = sides.map(len) > 1
+    groups = side.groupby(manifest.table["patient"])
+    sides, shared = groups.first(), groups.nunique() > 1
     if shared.any() and spec.on_shared != "to_train":
         raise SplitError(
             f"E-LEAK {int(shared.sum())} patients stand on two sides of the given split '{spec.column}'; "
             "make a new split, or set on_shared=to_train to move them to the training side"
         )
-    split = sides.map(lambda values: values[0]).mask(shared, "train").reindex(patients.index)
+    split = sides.mask(shared, "train").reindex(patients.index)
     if not (split == "val").any():
         split = split.mask((split == "train").to_numpy() & (_inner(patients, spec) == 0), "val")
     return _table(patients, split=split.to_numpy())

@@ -20,7 +20,8 @@ class KeepBest(pl.Callback):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.best, self.epoch = path, None, -1
+        self.path, self.epoch = path, -1
+        self.best: float | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]
         """Compare this epoch with the best so far."""

@@ -74,7 +74,7 @@ def fit(settings: dict[str, Any], folder: Path, report: Report, resume: Path | N
     keep = KeepBest(folder / checkpoint.BEST)
     trainer = _trainer(settings["trainer"], plan, folder, [keep], report)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the cache needs none
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec).*")  # the cache needs none
         trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
     if keep.best is None:
         raise RunError(f"no epoch gave {task.monitor}: the validation side needs both outcomes; enlarge it")
@@ -121,6 +121,7 @@ def _trainer(
 ) -> pl.Trainer:
     averaged = [AverageWeights(plan.ema)] if plan.ema else []
     resumable = ModelCheckpoint(folder / "checkpoints", filename="last", save_last=False, enable_version_counter=False)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)  # tips and device lists
     bar = [RichProgressBar(leave=False)] if settings["progress_bar"] else []
     return pl.Trainer(
         max_epochs=settings["epochs"],

@@ -114,11 +114,13 @@ class FineTuner(pl.LightningModule):
             if np.isfinite(value):
                 self.log(f"val/{name}", float(value), prog_bar=f"val/{name}" == self.task.monitor, rank_zero_only=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Return AdamW over the strategy's groups, with the schedule stepped per batch."""
         groups = self.strategy.groups(self.network, self.plan.lr, self.plan.weight_decay)
         fused = self.device.type == "cuda"
-        optimizer = torch.optim.AdamW(groups, lr=self.plan.lr, betas=tuple(self.plan.betas), fused=fused)
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.plan.lr, betas=(self.plan.betas[0], self.plan.betas[1]), fused=fused
+        )
         steps = int(self.trainer.estimated_stepping_batches)
         epochs = max(1, self.trainer.max_epochs or 1)
         warmup = round(steps * min(1.0, self.plan.warmup_epochs / epochs))

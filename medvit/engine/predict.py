@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from medvit.engine.module import Predictions, gather
 from medvit.types import Batch, Facts
@@ -17,11 +17,12 @@ _FACTS = [name for name in Facts.__dataclass_fields__ if name != "spacing_mm"]
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, loader: DataLoader, scale: float, shift: float, device: str = "cpu") -> Predictions:
+def predict(
+    network: nn.Module, loader: Iterable[Batch], scale: float, shift: float, device: str = "cpu"
+) -> Predictions:
     """Return fp32 logits (as fp64) of every unit of a loader, whatever the batch size."""
     network = network.to(device).eval()
     parts: list[tuple[tuple[str, ...], Tensor, Tensor, Tensor]] = []
-    batch: Batch
     for batch in loader:
         image = batch.image.to(device)
         pixels = image if image.is_floating_point() else image.float() * scale + shift
@@ -33,9 +34,8 @@ def predict(network: nn.Module, loader: DataLoader, scale: float, shift: float, 
 def table(found: Predictions, task: Any, rows: pd.DataFrame, split: str) -> pd.DataFrame:
     """Return the predictions table: identifiers, logits, probabilities, targets (NaN where missing) and facts."""
     rows = rows.set_index("uid").loc[list(found.uid)].reset_index()
-    columns = [c for c in ("uid", "patient", "study", *_FACTS) if c in rows] + [
-        c for c in rows if c.startswith("table.")
-    ]
+    kept = [str(column) for column in rows.columns if str(column).startswith("table.")]
+    columns = [column for column in ("uid", "patient", "study", *_FACTS) if column in rows] + kept
     frame = rows[columns].copy()
     frame.insert(3, "split", split)
     probabilities = np.asarray(task.probabilities_numpy(found.logits), np.float64)
