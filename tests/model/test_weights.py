@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from medvit.errors import WeightsError
@@ -110,6 +111,31 @@ def test_a_config_may_repeat_the_checkpoint_but_not_contradict_it(checkpoint: Pa
         vit([32, 32], str(checkpoint), 1, width=64, act="silu")
     with pytest.raises(WeightsError, match="heads: 4 asked, the checkpoint has 3"):
         vit([32, 32], str(checkpoint), 1, heads=4)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("vit_base_14", "hf dinov2"),
+        ("vit_base_16", "hf vit"),
+        ("vit_base_16_3d", "monai 3d"),
+        ("vit_base_16_dinov3", "hf dinov3"),
+        ("vit_so400m_14", "hf siglip"),
+        ("vit_tiny_16", "hf deit"),
+    ],
+)
+def test_the_switches_a_config_states_are_those_of_the_checkpoints_it_is_written_for(
+    config: str, name: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "c", name)
+    node = yaml.safe_load((HERE.parents[1] / "conf" / "model" / f"{config}.yaml").read_text())
+    numbers = dict.fromkeys(("width", "depth", "heads", "patch_size", "mlp"))  # the stand-in is smaller
+    size = CHECKPOINTS[name]["sizes"][0]
+    node.pop("_target_")
+    model = vit(**{**node, **numbers, "image_size": size, "weights": str(folder)})
+    assert model.in_channels == 1
+    assert model.prefix == node.get("prefix", model.prefix)
+    assert model.regime.drop_path == node["drop_path"]
 
 
 def test_a_head_count_that_does_not_divide_names_the_nearest_that_does(tmp_path: Path) -> None:
