@@ -176,20 +176,25 @@ def prepare_bytes(data: list[bytes], volume_key: str, preprocess: Preprocess) ->
 
 def layout(preprocess: Preprocess) -> dict[str, Any]:
     """Return what the cached integers depend on besides the files: definition, decoder versions, medvit's own code."""
-    versions = {}
-    for name in _DECODERS:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "absent"
     return {
         "pixels": preprocess.pixel_digest,
         "shape": list(preprocess.shape),
         "dtype": preprocess.dtype,
-        "versions": versions,
+        "versions": _versions(),
         "code": _code_digest(),
         "format": 1,
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _DECODERS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
 
 
 @functools.lru_cache(maxsize=1)  # what this process runs does not change when a file on disk does

@@ -143,7 +143,7 @@ def test_another_definition_or_decoder_never_sees_the_old_pixels(films, monkeypa
     home = cache_home(films[2], PRE)
     assert cache_home(films[2], FilmPreprocess(size=(24, 16), voi={"voi": "percentile"})) != home
     assert cache_home(films[2], FilmPreprocess(size=(24, 16), mean=0.1, std=0.9)) == home
-    monkeypatch.setattr(cache_module.metadata, "version", lambda name: "99")
+    monkeypatch.setattr(cache_module, "_versions", lambda: {"pydicom": "99"})
     assert cache_home(films[2], PRE) != home
 
 
