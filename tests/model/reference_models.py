@@ -19,7 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-NEEDS = {"hf": "transformers", "primus": "dynamic_network_architectures", "monai": "monai"}  # all others: timm
+NEEDS = {
+    "hf": "transformers",
+    "primus": "dynamic_network_architectures",
+    "monai": "einops",
+}  # MONAI's ViT wants einops; all others are timm's
 LIBRARIES = ("torch", "transformers", "timm", "open_clip_torch", "monai")
 SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 5}

@@ -50,3 +50,21 @@ def test_tokens_equal_the_reference_at_the_size_of_the_file(name: str, tmp_path:
 @pytest.mark.parametrize("name", [name for name in references.RESIZED if references.available(name)])
 def test_tokens_equal_the_reference_at_another_size(name: str, tmp_path: Path) -> None:
     compare(tmp_path / "checkpoint", name, (48, 40))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not references.available("hf vit"), reason="transformers is not installed")
+def test_seed_check_classification_logits_of_the_google_vit_base_shape_are_equal(tmp_path: Path) -> None:
+    import transformers
+
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=1000))
+    model.save_pretrained(tmp_path)
+    model = references._reload(model, tmp_path / "model.safetensors")
+    image = references.golden.values("image", (2, 3, 224, 224))
+    with torch.no_grad():
+        expected = model(image).logits
+        loaded = load(str(tmp_path))
+        found = loaded.head(loaded.backbone.eval()(image))
+    assert (loaded.backbone.width, loaded.backbone.depth, loaded.backbone.grid) == (768, 12, (14, 14))
+    assert expected.std() > 0.1
+    assert (found - expected).abs().max().item() <= 1e-5
