@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from medvit.data.datamodule import DataModule
     from medvit.data.units import Units
     from medvit.engine.checkpoint import TrainedRun
+    from medvit.report.baseline import Known
     from medvit.report.evaluation import Report
     from medvit.report.spec import EvaluationSpec
-
-_METADATA = ("age_years", "sex", "view", "manufacturer")
 
 
 class Trial:
@@ -50,6 +49,7 @@ class Trial:
             EvaluationError: the manifest, split or preprocessing is not the one the run was trained with.
         """
         from medvit.engine.predict import predict, table
+        from medvit.report.baseline import shortcut_baselines
 
         data = self._opened = self._open()
         data.setup()
@@ -61,7 +61,9 @@ class Trial:
         loader = data.test_dataloader() if self.split == "test" else data.val_dataloader()
         found = predict(self.trained.network, loader, data.scale, data.shift, _device())
         units = data.units(self.split)
-        self.baselines.update(_baselines(data.units("train"), units, self.trained.task))
+        if self.trained.task.kind in {"binary", "multilabel"}:
+            train, test = (_known(side, self.trained.task) for side in (data.units("train"), units))
+            self.baselines.update(shortcut_baselines(train, test, self.trained.task.names))
         return table(found, self.trained.task, units.frame, self.split)
 
     def pictures(self, uids: Sequence[str]) -> Mapping[str, NDArray[np.uint8]]:
@@ -121,27 +123,14 @@ def _sentences(trained: TrainedRun, packages: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _baselines(train: Units, test: Units, task: Any) -> dict[str, pd.DataFrame]:
-    """Return the scores of models that know no anatomy: pixels at 48 x 48, the nearest film, the header alone."""
-    from medvit.metric import baseline
+def _known(units: Units, task: Any) -> Known:
+    """Return what the shortcut baselines may see of one side: facts, labels, and the middle image of every unit."""
+    from medvit.report.baseline import Known
 
-    truth = task.truth(train.target, train.weight)
-    if task.kind not in {"binary", "multilabel"}:
-        return {}
-    pixels = [baseline.shrink(np.stack([_middle(side, n) for n in range(len(side))])) for side in (train, test)]
-    columns = [name for name in _METADATA if name in train.frame]
-    headers = baseline.metadata_table(*({name: side.frame[name] for name in columns} for side in (train, test)))
-    ways = {"pixel ridge": (baseline.ridge, pixels), "pixel 1-nearest": (baseline.nearest, pixels),
-            "metadata only": (baseline.ridge, headers)}  # fmt: skip
-    scored = {}
-    for way, (fit, (seen, new)) in ways.items():
-        frame = pd.DataFrame({"uid": test.uid})
-        for column, name in enumerate(task.names):
-            known = np.isfinite(truth[:, column])
-            y = truth[known, column]
-            frame[f"score.{name}"] = fit(seen[known], y, new) if 0 < y.sum() < y.size else np.nan
-        scored[way] = frame
-    return scored
+    truth = task.truth(units.target, units.weight)
+    labels = {f"target.{name}": truth[:, column] for column, name in enumerate(task.names)}
+    images = np.stack([_middle(units, number) for number in range(len(units))])
+    return Known(list(units.uid), images, units.frame.assign(**labels))
 
 
 def _middle(units: Units, number: int) -> NDArray[np.uint8]:
