@@ -126,6 +126,10 @@ def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     logged = publish_draft(run, trained, draft_contents(f"{title} {run.id[:8]}", *parts))
     if settings["tracking"]["register"]:
         model.register(run, logged.model_id, settings["tracking"]["register"], "draft")
+    run.note(
+        f"{title}: best {fitted.task.monitor} {fitted.best:.4f} on validation, epoch {fitted.best_epoch}. "
+        f"Not tested yet.\n\nTest it: `python -m medvit.evaluate run={run.id}`"
+    )
     shown = ["data.name", "model.width", "model.depth", "optim.plan.lr", "trainer.epochs"]
     view.save(run.client, run.experiment_id, ["test/auroc", fitted.task.monitor, "val/loss"], shown)
 

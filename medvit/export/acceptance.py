@@ -21,7 +21,7 @@ def envelope(facts: pd.DataFrame) -> dict[str, Any]:
     """Return what the training images (rows with the columns of `Facts`) were like, as plain JSON.
 
     Words: every value seen, "" where some images did not say. Numbers: least and most seen, with a factor of room for
-    matrix and pixel spacing, ages to the decade; `unknown` says whether images without the value were seen.
+    matrix and pixel spacing, ages with five to ten years; `unknown` says whether images without the value were seen.
     """
     found: dict[str, Any] = {}
     for name in _SETS:
@@ -35,7 +35,7 @@ def envelope(facts: pd.DataFrame) -> dict[str, Any]:
         room = _ROOM.get(name, 1.0)
         low, high = float(values.min()) / room, float(values.max()) * room
         if name == "age_years":
-            low, high = 10.0 * math.floor(low / 10), 10.0 * (math.floor(high / 10) + 1)
+            low, high = max(0.0, 5.0 * math.floor(low / 5 - 1)), 5.0 * math.ceil(high / 5 + 1)
         found[name] = {"min": low, "max": high, "unknown": bool(facts[column].isna().any())}
     found["burned_in"] = ["no", "unknown"]
     return found

@@ -47,6 +47,7 @@ def record(run: Run, split: str, folder: Path) -> None:
     report = file_sha256(folder / "report.json")
     seal = {"split": split, "hashes": state(run), "report": report, "thresholds": thresholds}
     run.json(seal, f"evaluation/{split}.json")
+    run.note(f"Evaluated on {split}: read `report/{split}/report.html` under Artifacts.")
 
 
 def check(run: Run, split: str = "test") -> dict[str, Any]:

@@ -12,8 +12,8 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -77,8 +77,9 @@ class Run:
 
         texts = {key: value if len(value) <= _PARAM_LIMIT else "(too long)" for key, value in flat(config).items()}
         items = [Param(key, value) for key, value in texts.items()]
-        for start in range(0, len(items), 100):
-            self.client.log_batch(self.id, params=items[start : start + 100])
+        with _writing("the parameters"):
+            for start in range(0, len(items), 100):
+                self.client.log_batch(self.id, params=items[start : start + 100])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log metrics of one epoch in a single write. Names are `train/...`, `val/...`, `test/...`, `time/...`."""
@@ -86,7 +87,8 @@ class Run:
 
         check_metrics(values)
         now = int(time.time() * 1000)
-        self.client.log_batch(self.id, metrics=[Metric(key, float(v), now, step) for key, v in values.items()])
+        with _writing("the metrics"):
+            self.client.log_batch(self.id, metrics=[Metric(key, float(v), now, step) for key, v in values.items()])
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set `medvit.*` tags."""
@@ -105,11 +107,14 @@ class Run:
         name = name or file.name
         check_artifact(name)
         if file.name == Path(name).name:
-            self.client.log_artifact(self.id, str(file), str(Path(name).parent).replace(".", "", 1) or None)
+            under = Path(name).parent.as_posix()
+            with _writing("an artifact"):
+                self.client.log_artifact(self.id, str(file), None if under == "." else under)
             return
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / Path(name).name
-            shutil.copyfile(file, copy)
+            with _writing("an artifact"):
+                shutil.copyfile(file, copy)
             self.artifact(copy, name)
 
     def json(self, value: Any, name: str) -> None:
@@ -174,6 +179,22 @@ class Run:
     ) -> None:
         killed = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.finish("KILLED" if killed else "FINISHED" if kind is None else "FAILED")
+
+
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    """Turn MLflow's and the disk's complaints into a RunError; theirs may hold paths and values."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = getattr(error, "error_code", None) or getattr(error, "strerror", None) or type(error).__name__
+        raise RunError(
+            f"{what} cannot be written into the runs folder ({reason}). Is the disk full, or the folder read-only? "
+            "A parameter of a run can be written once: a resumed run must keep its settings."
+        ) from error
 
 
 def start(folder: Path, experiment: str, name: str) -> Run:

@@ -78,6 +78,16 @@ def test_an_error_fails_the_run_and_ctrl_c_kills_it(runs) -> None:
         tracking.get(failed.id, runs, finished=True)
 
 
+def test_other_settings_in_a_resumed_run_and_a_lost_file_are_run_errors(runs, tmp_path) -> None:
+    with tracking.start(runs, "films", "resumed") as run:
+        run.params({"seed": 1})
+        run.params({"seed": 1})
+        with pytest.raises(RunError, match="a resumed run must keep its settings"):
+            run.params({"seed": 2})
+    with pytest.raises(RunError, match="an artifact cannot be written"):
+        run.artifact(tmp_path / "not there.csv", "tables/x.csv")
+
+
 def test_an_unknown_run_names_the_nearest(runs) -> None:
     with tracking.start(runs, "films", "near") as run:
         pass
