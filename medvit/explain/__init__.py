@@ -1,0 +1,1 @@
+"""Attribution maps, and how far they can be believed: localisation, faithfulness, sanity."""

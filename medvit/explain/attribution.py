@@ -1,0 +1,234 @@
+"""Where in the image a logit comes from: six methods behind one signature, for every pool and for bags of images.
+
+    method(network, image [B C *S], output) -> maps [B *grid], float32, at least 0
+
+A map has one value per patch. None of them is right by itself: `medvit.explain.faithfulness` measures which one tells
+what the network used, `medvit.explain.localise` which one points at the finding. `relevance` and `grad_attention` hold
+the attention of every block with its gradient (B x depth x heads x T x T numbers): give few images at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medvit.errors import ConfigError
+from medvit.model.network import Network, single
+from medvit.types import Bag, Tokens
+
+Method = Callable[[Network, Tensor, int], Tensor]
+_WINDOWS = 12  # occlusion windows per axis, whatever the grid
+_AT_ONCE = 64  # occluded images per forward pass
+
+
+class Traced(NamedTuple):
+    """One forward pass that can be asked for gradients: logits [B K], tokens, and the attention of every block."""
+
+    logits: Tensor
+    tokens: Tokens
+    attention: list[Tensor]
+
+
+def relevance(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Float[Tensor, "B ..."]:
+    """Follow what the pool takes back through every block: gradient times attention, joined with the residual path.
+
+    Chefer et al. 2021 (ICCV), as one row per image instead of a product of T x T matrices: it starts as the class token
+    or the pool's shares, and is given back without that start, so that mean pooling adds no even background.
+    """
+    with tracing(network, image) as traced:
+        gradients = _gradients(traced.logits[:, output], traced.attention)
+        start = _pool_row(network, traced, output)
+        row = start
+        for gradient, weights in reversed(list(zip(gradients, traced.attention, strict=True))):
+            row = row + torch.einsum("bq,bqk->bk", row, (gradient * weights).relu().mean(dim=1))
+        return _on_grid((row - start)[:, -math.prod(traced.tokens.grid) :], traced.tokens.grid)
+
+
+def grad_attention(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Float[Tensor, "B ..."]:
+    """Sum gradient times attention over blocks, heads and queries, positive parts only (LeGrad, Bousselham 2024).
+
+    Queries weigh by their gradient: the class token's row alone counts in the last block where it is the pool.
+    """
+    with tracing(network, image) as traced:
+        gradients = _gradients(traced.logits[:, output], traced.attention)
+        parts = [(g * a).relu().mean(dim=1).sum(dim=1) for g, a in zip(gradients, traced.attention, strict=True)]
+        total = torch.stack(parts).sum(dim=0)
+        return _on_grid(total[:, -math.prod(traced.tokens.grid) :], traced.tokens.grid)
+
+
+def head_attention(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Float[Tensor, "B ..."]:
+    """Return what the pool looks at: the output's own query where it has one, else the mean over queries.
+
+    Of a class token: its attention in the last block. Of mean pooling: every patch alike. Costs one forward pass.
+    """
+    with tracing(network, image, full=not hasattr(network.pool, "attention")) as traced:
+        if hasattr(network.pool, "attention"):
+            row = _pool_row(network, traced, output)
+        else:
+            row = traced.attention[-1].mean(dim=1)[:, 0]
+        return _on_grid(row[:, -math.prod(traced.tokens.grid) :], traced.tokens.grid)
+
+
+def rollout(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Float[Tensor, "B ..."]:
+    """Multiply the attention of all blocks, half residual (Abnar and Zuidema 2020). Knows nothing of the output."""
+    with tracing(network, image) as traced:
+        row = _pool_row(network, traced, output)
+        for weights in reversed(traced.attention):
+            row = 0.5 * row + 0.5 * torch.einsum("bq,bqk->bk", row, weights.mean(dim=1))
+        return _on_grid(row[:, -math.prod(traced.tokens.grid) :], traced.tokens.grid)
+
+
+def gradcam(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Float[Tensor, "B ..."]:
+    """Weigh channels by their mean gradient (Selvaraju 2017): after the last block's first norm, or a CNN's tokens."""
+    caught: list[Tensor] = []
+    norm = getattr(network.backbone.blocks[-1], "norm1", None)
+    hook = norm.register_forward_hook(lambda _module, _given, made: caught.append(made)) if norm is not None else None
+    try:
+        with tracing(network, image, full=False) as traced:
+            tokens = caught[0] if caught else traced.tokens.patches
+            gradient = _gradients(traced.logits[:, output], [tokens])[0]
+            count = math.prod(traced.tokens.grid)
+            weight = gradient[:, -count:].mean(dim=1, keepdim=True)
+            return _on_grid((weight * tokens[:, -count:]).sum(-1), traced.tokens.grid)
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+def occlusion(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Float[Tensor, "B ..."]:
+    """Return how far the logit falls when a window is painted with the image's mean (Zeiler and Fergus 2014).
+
+    Windows overlap by half and are two strides wide, about 12 strides per axis; a patch gets the mean of its windows.
+    """
+    grid = tuple(network.backbone.grid)
+    cells = [math.ceil(side / _WINDOWS) for side in grid]
+    patch = [length // side for length, side in zip(image.shape[2:], grid, strict=True)]
+    starts = list(product(*(range(-step, side, step) for step, side in zip(cells, grid, strict=True))))
+    fall, count = image.new_zeros(len(image), *grid), image.new_zeros(grid)
+    with torch.no_grad(), _evaluating(network):
+        whole = network(image)[:, output]
+        fill = image.mean(dim=tuple(range(2, image.ndim)), keepdim=True)
+        for first in range(0, len(starts), max(1, _AT_ONCE // len(image))):
+            part = starts[first : first + max(1, _AT_ONCE // len(image))]
+            boxes = [tuple(slice(max(s, 0), s + 2 * c) for s, c in zip(start, cells, strict=True)) for start in part]
+            painted = image.unsqueeze(0).repeat(len(part), *[1] * image.ndim)
+            for copy, box in zip(painted, boxes, strict=True):
+                pixels = tuple(slice(b.start * p, b.stop * p) for b, p in zip(box, patch, strict=True))
+                copy[(slice(None), slice(None), *pixels)] = fill
+            found = network(painted.flatten(0, 1))[:, output].reshape(len(part), -1)
+            for lost, box in zip(whole - found, boxes, strict=True):
+                fall[(slice(None), *box)] += lost.reshape(-1, *[1] * len(grid))
+                count[box] += 1
+    return (fall / count).relu().float()
+
+
+METHODS: dict[str, Method] = {
+    "relevance": relevance,
+    "grad_attention": grad_attention,
+    "gradcam": gradcam,
+    "head_attention": head_attention,
+    "rollout": rollout,
+    "occlusion": occlusion,
+}
+NEED_ATTENTION = ("relevance", "grad_attention", "rollout")
+
+
+def method(name: str) -> Method:
+    """Return the method of this name; ConfigError with the nearest name otherwise."""
+    if name not in METHODS:
+        near = get_close_matches(name, METHODS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"explanation method {name!r}{hint}: expected one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def available(network: Network) -> list[str]:
+    """Return the methods this network can be asked for: a CNN has no attention, a pool may have none."""
+    if hasattr(network.backbone, "forward_features"):
+        return list(METHODS)
+    pooled = hasattr(network.pool, "attention")
+    return [name for name in METHODS if name not in NEED_ATTENTION and (pooled or name != "head_attention")]
+
+
+def of_bag(
+    network: Network, image: Float[Tensor, "B I C *S"], bag: Bag, output: int, way: Method
+) -> Float[Tensor, "B I *grid"]:
+    """Return maps of bags that sum to 1: the share the bag pool gives each image times the map within that image."""
+    if network.bag is None or not hasattr(network.bag, "attention"):
+        raise ConfigError("the network pools single images; of_bag needs bag=study")
+    inside = torch.stack([way(network, images, output) for images in image])
+    with torch.no_grad(), _evaluating(network):
+        flat = network.from_tokens(network.backbone(image.flatten(0, 1)))
+        vectors = flat.reshape(*image.shape[:2], *flat.shape[1:])
+        if vectors.ndim == 4:
+            vectors = vectors[:, :, output]
+        share = network.bag.attention(vectors, bag).mean(dim=1)
+    total = inside.flatten(2).sum(dim=2).clamp_min(1e-12)
+    spread = [1] * (inside.ndim - 2)
+    joined: Tensor = inside * (share / total).reshape(*share.shape, *spread)
+    return joined
+
+
+@contextmanager
+def tracing(network: Network, image: Float[Tensor, "B C *S"], full: bool = True) -> Iterator[Traced]:
+    """Give one forward pass in evaluation mode with a graph, also of a frozen network; `full` with attention.
+
+    Raises:
+        ConfigError: attention was asked of a backbone without any.
+    """
+    if full and not hasattr(network.backbone, "forward_features"):
+        name, others = type(network.backbone).__name__, ", ".join(available(network))
+        raise ConfigError(f"{name} has no attention to explain; take one of {others}")
+    with torch.enable_grad(), _evaluating(network), torch.autocast(image.device.type, enabled=False):
+        seen = image.detach().float().requires_grad_()  # so that a network without trainable weights has a graph too
+        backbone: Any = network.backbone
+        tokens, maps = backbone.forward_features(seen, attention="full") if full else (backbone(seen), [])
+        pooled = network.from_tokens(tokens)
+        if network.bag is not None:  # the vectors stand for their images: a bag of one each
+            pooled = network.bag(lambda vectors: vectors, pooled.unsqueeze(1), single(len(pooled), pooled.device))
+        yield Traced(network.classify(pooled), tokens, maps)
+
+
+@contextmanager
+def _evaluating(network: Network) -> Iterator[None]:
+    was = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was)
+
+
+def _gradients(logit: Tensor, of: list[Tensor]) -> list[Tensor]:
+    """Return d logit / d each; what the logit does not depend on (patches behind a class token) has gradient 0."""
+    return list(torch.autograd.grad(logit.sum(), of, materialize_grads=True, allow_unused=True))
+
+
+def _pool_row(network: Network, traced: Traced, output: int) -> Float[Tensor, "B T"]:
+    """Return how much the pool takes of each token: all of the class token, or the shares of the output's query.
+
+    A pool tells its shares of the patches; the rest to 1 it took from the class token, in front.
+    """
+    pool, tokens = network.pool, traced.tokens
+    row = tokens.patches.new_zeros(len(tokens.patches), tokens.prefix.shape[1] + tokens.patches.shape[1])
+    if not hasattr(pool, "attention"):
+        row[:, 0] = 1
+        return row
+    share = pool.attention(tokens)
+    share = share[:, output] if getattr(pool, "per_class", False) else share.mean(dim=1)
+    row[:, tokens.prefix.shape[1] :] = share.detach()
+    if tokens.prefix.shape[1]:
+        row[:, 0] = (1 - share.detach().sum(dim=1)).clamp_min(0)
+    return row
+
+
+def _on_grid(values: Float[Tensor, "B N"], grid: tuple[int, ...]) -> Float[Tensor, "B ..."]:
+    return values.detach().relu().float().reshape(len(values), *grid)
