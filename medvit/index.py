@@ -39,20 +39,20 @@ def index(
 
     if on_bad not in {"refuse", "skip"}:
         raise ConfigError(f"on_bad={on_bad!r}: expected refuse or skip")
-    found = indexing.collect(Path(root), Path(folder), indexing.Options.of(options or {}, workers))
+    found = indexing.collect(root, folder, indexing.Options.of(options or {}, workers))
     spec = indexing.label_spec(labels)
     result = indexing.label(found, spec) if spec else indexing.unlabelled(found)
-    indexing.write_exclusions(result.excluded, Path(folder))
+    indexing.write_exclusions(result.excluded, folder)
     log.info("%s", indexing.account(result))
     if len(result.excluded) and on_bad == "refuse":
         raise DataError(indexing.refusal_text(result.excluded))
     hint = {"targets": list(spec.target) if spec else [], "key_id": found.mask.key_id}
-    made = manifest.write(indexing.columns(result.images), Path(root), Path(folder), hint)
+    made = manifest.write(indexing.columns(result.images), root, folder, hint)
     if report:
         from medvit.report import quality
 
         with indexing.progress("decoding for the report") as step:
-            judged = quality.write(made, Path(folder), result.excluded, result.counts, found.workers, step)
+            judged = quality.write(made, folder, result.excluded, result.counts, found.workers, step)
         log.info("%s\n%s written", quality.summary(judged), quality.REPORT)
     return made
 
@@ -74,8 +74,7 @@ def run(settings: dict[str, Any]) -> None:
     data = dict(settings["data"])
     root, folder = Path(data.pop("root")), Path(data.pop("folder"))
     labels = settings["labels"] if settings["labels"]["csv"] else None
-    rest = {key: settings[key] for key in ("on_bad", "workers", "report")}
-    index(root, folder, labels, data, **rest)
+    index(root, folder, labels, data, **{key: settings[key] for key in ("on_bad", "workers", "report")})
 
 
 if __name__ == "__main__":

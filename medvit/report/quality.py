@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medvit.data.manifest import KEPT, LABEL, Manifest, replace_file
 from medvit.errors import DicomRefusal
 from medvit.report.quality_finding import FAIL, WARN, Finding, findings
-from medvit.report.quality_measure import Item, is_text, items, measure, read_image
+from medvit.report.quality_measure import Item, items, measure, read_image
 
 REPORT = "quality.html"
 THUMB = 132
@@ -60,7 +60,7 @@ def write(
 
     measures, small = measure(manifest, workers, progress)
     found = findings(manifest.table, measures, small, len(excluded))
-    pictures = _Pictures(manifest, measures)
+    pictures = Pictures(manifest, measures)
     environment = Environment(loader=PackageLoader("medvit.report"), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("quality.html").render(
         images=len(manifest.table),
@@ -79,13 +79,13 @@ def write(
     return found
 
 
-class _Pictures:
+class Pictures:
     """Thumbnails by row; where text is suspected they are so coarse that no letter can be read."""
 
     def __init__(self, manifest: Manifest, measures: pd.DataFrame) -> None:
         self._items: list[Item] = items(manifest)
         self._table = manifest.table
-        self._coarse = (is_text(measures["letters"]) | (manifest.table["burned_in"] == "yes")).to_numpy()
+        self._coarse = (measures["text"] | (manifest.table["burned_in"] == "yes")).to_numpy()
         self._readable = (measures["code"] == "").to_numpy()
         self._label = next((name for name in self._table.columns if name.startswith(LABEL)), "")
 

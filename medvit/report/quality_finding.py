@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medvit.data.manifest import KEPT, LABEL
-from medvit.report.quality_measure import is_text
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 _BANDS, _NEAR_BITS = 16, 10
@@ -192,7 +191,7 @@ def _dark(measures: pd.DataFrame) -> Finding:
 
 def _text(table: pd.DataFrame, measures: pd.DataFrame) -> Finding:
     declared = (table["burned_in"] == "yes").to_numpy()
-    seen = is_text(measures["letters"]).to_numpy()
+    seen = measures["text"].to_numpy()
     others = int((seen & ~declared).sum())
     text = f"{int(declared.sum())} images declare burned-in annotation, {others} others hold a line of letters"
     level = FAIL if declared.any() else WARN if seen.any() else PASS
