@@ -77,6 +77,16 @@ def jpeg2000_levels(data: memoryview) -> int:
     raise DicomRefusal("E-CODEC", "a compressed frame has no JPEG 2000 coding style", fix="export the object again")
 
 
+def run_length_segments(data: memoryview, count: int) -> list[memoryview]:
+    """Return the `count` segments of a run-length coded frame (PS3.5 G.5); `E-CODEC` unless its header places them."""
+    offsets = struct.unpack_from("<16I", data) if len(data) >= 64 else (0,)
+    ends = (*offsets[1 : count + 1], len(data))
+    if offsets[0] == count and ends[0] == 64 and all(a < b for a, b in pairwise(ends)):
+        return [data[a:b] for a, b in pairwise(ends)]
+    found = f"a run-length header that does not place {count} segments in {len(data)} bytes"
+    raise DicomRefusal("E-CODEC", found, tag="(7FE0,0010)", fix="export the object again")
+
+
 def require_end(data: memoryview) -> None:
     """Refuse (`E-TRUNC`) a JPEG, JPEG-LS or JPEG 2000 frame without its end marker: libjpeg would fill it with grey."""
     if b"\xff\xd9" not in bytes(data[-256:]).rstrip(b"\0")[-4:]:  # up to two bytes of padding of any value

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import cv2
 import imagecodecs
 import numpy as np
 import pydicom
@@ -29,6 +30,7 @@ Array = NDArray[Any]
 _NATIVE: Final = frozenset(
     {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", ""}
 )
+_RLE_SLACK: Final = 256  # bytes a plane may decode to beyond the matrix: encoders pad
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,18 @@ def _reduced(data: Any, reduce: int) -> Array:
 
 
 def _rle(data: Any, m: Matrix, _reduce: int) -> Array:
-    dtype = np.dtype(f"<u{m.allocated // 8}")
-    flat = np.frombuffer(imagecodecs.dicomrle_decode(data, dtype), dtype)
-    if flat.size < m.rows * m.columns * m.samples:
-        found = f"{flat.size} of {m.rows * m.columns * m.samples} run-length coded values"
-        raise DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")
-    flat = flat[: m.rows * m.columns * m.samples]
-    return (
-        np.moveaxis(flat.reshape(m.samples, m.rows, m.columns), 0, -1)
-        if m.samples > 1
-        else flat.reshape(m.rows, m.columns)
-    )
+    """Decode the byte planes one by one (PS3.5 G.2); each must hold the matrix, whatever the others hold."""
+    count, width = m.rows * m.columns, m.allocated // 8
+    planes = []
+    for piece in cast(list[Any], codestream.run_length_segments(data, m.samples * width)):
+        plane = np.frombuffer(imagecodecs.packbits_decode(piece, out=count + _RLE_SLACK), np.uint8)
+        if plane.size < count:
+            found = f"{plane.size} of {count} run-length coded bytes"
+            raise DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")
+        planes.append(plane[:count].reshape(m.rows, m.columns))
+    merged = [cv2.merge(planes[n : n + width][::-1]) for n in range(0, len(planes), width)]
+    samples = [one.view(f"<u{width}").reshape(m.rows, m.columns) for one in merged]
+    return np.stack(samples, -1) if m.samples > 1 else samples[0]
 
 
 _JPEG = Codec("imagecodecs.jpeg8", "JPEG8", _jpeg, codestream.jpeg_shape)
@@ -99,7 +102,7 @@ _JPEG2K = Codec("imagecodecs.jpeg2k", "JPEG2K", _jpeg2k, codestream.jpeg2000_sha
 _JPEGXL = Codec("imagecodecs.jpegxl", "JPEGXL", _jpegxl, None, working_bytes=16)
 _PREFIX = "1.2.840.10008.1.2."
 CODECS: Final[dict[str, Codec]] = {
-    _PREFIX + "5": Codec("imagecodecs.dicomrle", "DICOMRLE", _rle, None),
+    _PREFIX + "5": Codec("imagecodecs.packbits", "PACKBITS", _rle, None),
     **{_PREFIX + "4." + n: _JPEG for n in ("50", "51", "53", "55", "57", "70")},
     **{_PREFIX + "4." + n: _JPEGLS for n in ("80", "81")},
     **{_PREFIX + "4." + n: _JPEG2K for n in ("90", "91", "201", "202", "203")},  # OpenJPEG reads HTJ2K too, see above
@@ -173,6 +176,8 @@ def _native(dataset: pydicom.Dataset, view: memoryview, m: Matrix) -> Array:
     kind = "f" if m.is_float else "u"
     dtype = np.dtype(f"{'<' if little else '>'}{kind}{m.allocated // 8}")
     if m.allocated == 8 and not little and dataset.get_item(m.pixel_tag).VR == "OW":
+        if have % 2:
+            raise DicomRefusal("E-TRUNC", "the last 16-bit word of the pixels is cut", tag="(7FE0,0010)")
         view = memoryview(np.frombuffer(view, ">u2").astype("<u2").tobytes())  # bytes of a word are swapped (PS3.5 7.3)
     values = np.frombuffer(view, dtype, m.native_bytes // dtype.itemsize)
     values = values.astype(dtype.newbyteorder("="), copy=False)
@@ -262,6 +267,8 @@ def _decoded(codec: Codec, piece: memoryview, m: Matrix, reduce: int) -> Array:
     """Decode one frame; whatever the C library objects to becomes `E-CODEC` without its text, which may quote bytes."""
     try:
         values = codec.decode(piece, m, reduce)
+    except DicomRefusal:  # a ValueError too
+        raise
     except (RuntimeError, ValueError, OSError, TypeError, MemoryError, SyntaxError) as error:
         found = f"{codec.name} cannot decode a frame ({type(error).__name__})"
         raise DicomRefusal("E-CODEC", found, tag="(7FE0,0010)", fix="export or copy the object again") from None

@@ -1,0 +1,68 @@
+"""What the fuzzer of `benchmarks/fuzz` crashed once is refused by name now."""
+
+from __future__ import annotations
+
+import struct
+
+import kit
+import numpy as np
+import pytest
+from kit import PHANTOM
+from pydicom.uid import ExplicitVRBigEndian
+
+from medvit.dicom.policy import FilmPolicy
+from medvit.dicom.read import read_film
+from medvit.errors import DicomRefusal
+
+
+def literal(plane: bytes) -> bytes:
+    """A run-length coded plane without runs, of even length."""
+    pieces = [plane[i : i + 128] for i in range(0, len(plane), 128)]
+    coded = b"".join(bytes([len(one) - 1]) + one for one in pieces)
+    return coded + b"\0" * (len(coded) % 2)
+
+
+def run_length(high: bytes, low: bytes, header: tuple[int, ...] | None = None) -> bytes:
+    """A film of two run-length coded planes; `header` replaces the offsets."""
+    planes = literal(high), literal(low)
+    places = header or (2, 64, 64 + len(planes[0]))
+    return kit.compressed([struct.pack("<16I", *places, *[0] * (16 - len(places))) + b"".join(planes)], kit.RLE)
+
+
+HIGH, LOW = (PHANTOM >> 8).astype(np.uint8).tobytes(), (PHANTOM & 0xFF).astype(np.uint8).tobytes()
+
+
+def test_run_length_planes_are_put_together() -> None:
+    np.testing.assert_array_equal(read_film(run_length(HIGH, LOW)).samples, PHANTOM)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [(2, 64, 3676950792), (2, 64, 64), (2, 66, 2000), (2, 64, 1 << 20), (3, 64, 1000, 2000), (1, 64), (0,), (2, 64, 0)],
+    ids=str,
+)
+def test_a_run_length_header_that_points_elsewhere_is_refused(header: tuple[int, ...]) -> None:
+    with pytest.raises(DicomRefusal, match="E-CODEC"):
+        read_film(run_length(HIGH, LOW, header))
+
+
+@pytest.mark.parametrize(
+    ("high", "low"), [(HIGH, LOW[:-9]), (HIGH[:-9], LOW), (HIGH + bytes(9), LOW[:-9])], ids=["low", "high", "uneven"]
+)
+def test_a_run_length_plane_that_is_short_is_refused_even_if_another_one_is_long(high: bytes, low: bytes) -> None:
+    with pytest.raises(DicomRefusal, match="E-TRUNC"):
+        read_film(run_length(high, low))
+
+
+def test_a_run_length_frame_without_a_header_is_refused() -> None:
+    with pytest.raises(DicomRefusal, match="E-CODEC"):
+        read_film(kit.compressed([b"\2\0\0\0" * 4], kit.RLE))
+
+
+def test_an_odd_number_of_bytes_in_big_endian_words_is_refused() -> None:
+    grey = (PHANTOM >> 4).astype(np.uint8)
+    whole = kit.film(grey, bits=8, syntax=ExplicitVRBigEndian, PixelData=grey.tobytes() + bytes(2))
+    at = whole.index(b"\x7f\xe0\x00\x10") + 8
+    odd = whole[:at] + struct.pack(">I", grey.size + 1) + whole[at + 4 : -1]
+    with pytest.raises(DicomRefusal, match="E-TRUNC"):
+        read_film(odd, FilmPolicy())
