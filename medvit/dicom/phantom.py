@@ -16,7 +16,7 @@ from medvit.dicom import phantom_dicom
 from medvit.dicom.phantom_ray import Ellipsoid, Grid, Span, add_rod, length_without, meet
 from medvit.errors import ConfigError
 
-DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1.1"
+DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 SOFT, LUNG, BONE, LEAD = 0.0205, 0.0055, 0.050, 2.0  # 1/mm
 FULL = 4095
 LETTERS = {"L": ("100", "100", "100", "100", "111"), "R": ("110", "101", "110", "101", "101")}
@@ -218,10 +218,10 @@ def _add_bones(line: Grid, x: Grid, z: Grid, patient: Patient, turn: float) -> N
         top = 142 - pitch * number
         for depth, height, density in ((outer, 7.0, 0.72), (-outer, 6.0, 0.5)):
             middle = top - 0.16 * np.abs(x[0]) + 0.32 * (depth - deep)
-            profile = np.sqrt(np.maximum(1 - ((z - middle) / height) ** 2, 0.0))
-            line += (
-                (BONE * density - SOFT * 0.5) * thickness * profile * (np.abs(x[0]) > (20 if depth is outer else 45))
-            )
+            here = slice(*np.searchsorted(-z[:, 0], [-middle.max() - height, -middle.min() + height]))
+            profile = np.sqrt(np.maximum(1 - ((z[here] - middle) / height) ** 2, 0.0))
+            shown = thickness * (np.abs(x[0]) > (20 if depth is outer else 45))
+            line[here] += (BONE * density - SOFT * 0.5) * shown * profile
 
 
 def _add_vessels(line: Grid, x: Grid, z: Grid, rng: np.random.Generator) -> None:

@@ -83,6 +83,7 @@ def test_films_are_valid_12_bit_objects_of_two_makers_and_both_polarities(tmp_pa
     objects = [pydicom.dcmread(tmp_path / "set" / path) for path in labels["path"]]
     assert {o.Manufacturer for o in objects} == {"PHANTOMRAY", "SYNTHETICA"}
     assert {o.PhotometricInterpretation for o in objects} == {"MONOCHROME1", "MONOCHROME2"}
+    assert {o.SOPClassUID.name for o in objects} == {"Digital X-Ray Image Storage - For Presentation"}
     assert len({o.SOPInstanceUID for o in objects}) == len(objects)
     assert all(o.SOPInstanceUID.is_valid for o in objects)
     for o in objects:
@@ -133,6 +134,14 @@ def test_impossible_numbers_are_refused():
         phantom.write_films("unused", patients=0)
     with pytest.raises(ConfigError, match="prevalence=2"):
         phantom_mr.write_volumes("unused", prevalence=2)
+
+
+def test_series_are_classic_mr_of_one_study_and_frame(heads):
+    folder, labels = heads
+    objects = [pydicom.dcmread(path, stop_before_pixels=True) for path in (folder / "dicom").rglob("IM*")]
+    assert {o.SOPClassUID.name for o in objects} == {"MR Image Storage"}
+    assert len({o.StudyInstanceUID for o in objects}) == len({o.FrameOfReferenceUID for o in objects}) == 1
+    assert {o.SeriesInstanceUID for o in objects} == set(labels["SeriesInstanceUID"])
 
 
 def test_contrasts_order_the_tissues_as_radiologists_know_them():
