@@ -1,14 +1,21 @@
-"""`python -m medvit.split`: divide the patients of an indexed data set and freeze the division."""
+"""`python -m medvit.split`: divide the patients of an indexed data set, freeze the division, and audit it for leaks."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.config import entry
 
 if TYPE_CHECKING:
-    from medvit.data.splits import Splits
+    import pandas as pd
+
+    from medvit.data.audit import Audit
+    from medvit.data.manifest import Manifest
+    from medvit.data.splits import Splits, SplitSpec
+
+log = logging.getLogger("medvit.split")  # also when it runs as __main__
 
 
 def split(folder: Path, **spec: Any) -> Splits:
@@ -17,27 +24,87 @@ def split(folder: Path, **spec: Any) -> Splits:
     Raises:
         SplitError: see `medvit.data.splits.make`.
     """
-    import logging
-
     from medvit.data import manifest as manifests
-    from medvit.data import splits as division
+
+    return _divide(manifests.read(folder), folder, _spec(spec))
+
+
+def audit(folder: Path, workers: int = 1, **spec: Any) -> Audit:
+    """Audit the frozen split of `folder` for leaks, and write `audit.json` and `audit.html` beside it.
+
+    A split is made first if there is none, or if `spec` asks for another strategy than the frozen one has. A given
+    split that cannot be frozen, because patients stand on two sides of it, is audited as it was given.
+
+    Raises:
+        SplitError: a split that is impossible for another reason than a leak, or no longer fits its manifest.
+    """
+    from medvit.data import audit as audits
+    from medvit.data import manifest as manifests
+    from medvit.data.fingerprint import of_manifest
+    from medvit.data.indexing import progress
+    from medvit.report import audit as page
 
     manifest = manifests.read(folder)
-    made = division.make(manifest, division.SplitSpec(**{**spec, "balance": tuple(spec.get("balance", ()))}))
+    splits, side = _sides(manifest, folder, _spec(spec))
+    with progress("decoding for the audit") as step:
+        prints = of_manifest(manifest, workers, step)
+    found = audits.examine(manifest, side, prints)
+    audits.write(found, manifest, splits, folder)
+    page.write(found, manifest, folder)
+    log.info("%s\n%s written", page.summary(found), page.REPORT)
+    return found
+
+
+def _spec(values: dict[str, Any]) -> SplitSpec:
+    from medvit.data.splits import SplitSpec
+
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return SplitSpec(**given)
+
+
+def _divide(manifest: Manifest, folder: Path, spec: SplitSpec) -> Splits:
+    from medvit.data import splits as division
+
+    made = division.make(manifest, spec)
     made.write(folder)
-    columns = [c for c in manifest.table.columns if str(c).startswith("label.")] + list(spec.get("balance", ()))
+    columns = [c for c in manifest.table.columns if str(c).startswith("label.")] + list(spec.balance)
     fold = 0 if made.table["fold"].max() >= 0 else None
     table = division.balance_table(manifest, made, columns, fold)
-    logging.getLogger(__name__).info(
-        "%s\nsplit %s written", table.to_string(index=False, float_format="%.3f"), made.digest[:12]
-    )
+    log.info("%s\nsplit %s written", table.to_string(index=False, float_format="%.3f"), made.digest[:12])
     return made
 
 
+def _sides(manifest: Manifest, folder: Path, spec: SplitSpec) -> tuple[Splits | None, pd.Series]:
+    """Return the split to audit, if it can be frozen, and the side of every manifest row."""
+    from medvit.data import splits as division
+    from medvit.data.audit import given_sides, sides_of
+    from medvit.errors import SplitError
+
+    if (folder / "splits.parquet").is_file():
+        frozen = division.read(folder, manifest)
+        if spec.strategy in {frozen.spec["strategy"], division.SplitSpec().strategy}:
+            return frozen, sides_of(manifest, frozen)
+    try:
+        made = _divide(manifest, folder, spec)
+    except SplitError:
+        given = given_sides(manifest.table[spec.column]) if spec.column in manifest.table else None
+        if spec.strategy != "given" or given is None:
+            raise
+        return None, given
+    return made, sides_of(manifest, made)
+
+
 @entry("split")
-def run(settings: dict[str, Any]) -> None:
-    """Run the command of conf/split.yaml."""
-    split(Path(settings["data"]["folder"]), **settings["split"])
+def run(settings: dict[str, Any]) -> int:
+    """Run the command of conf/split.yaml; exact leaks give the exit code of a SplitError."""
+    from medvit.errors import SplitError
+
+    folder = Path(settings["data"]["folder"])
+    if not settings["audit"]:
+        split(folder, **settings["split"])
+        return 0
+    found = audit(folder, **settings["split"])
+    return SplitError.exit_code if found.leaks else 0
 
 
 if __name__ == "__main__":

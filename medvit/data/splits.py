@@ -19,7 +19,7 @@ from medvit.data.stratify import assign, categories
 from medvit.errors import SplitError
 
 SIDES = ("train", "val", "test")
-_SYNONYMS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "tune": "val", "testing": "test"}
+SYNONYMS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "tune": "val", "testing": "test"}
 _INNER_PARTS = 8
 
 
@@ -204,7 +204,7 @@ def _after(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.Da
 
 def _given(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.DataFrame:
     raw = _column(manifest, spec).astype("string").str.strip().str.lower()
-    side = raw.replace(_SYNONYMS)
+    side = raw.replace(SYNONYMS)
     unknown = sorted(set(side.fillna("missing")) - set(SIDES))
     if unknown:
         raise SplitError(f"column '{spec.column}' holds {unknown[:5]}; it may hold {', '.join(SIDES)}")

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medvit.data.fingerprint import Item, items, read_image
 from medvit.data.manifest import KEPT, LABEL, Manifest, replace_file
 from medvit.errors import DicomRefusal
 from medvit.report.quality_finding import FAIL, WARN, Finding, findings
-from medvit.report.quality_measure import Item, items, measure, read_image
+from medvit.report.quality_measure import measure
 
 REPORT = "quality.html"
 THUMB = 132

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medvit.data.fingerprint import Item, items, read_image
 from medvit.data.manifest import Manifest
 from medvit.errors import DicomRefusal
-from medvit.types import Film
 
 SMALL = 32
 _HASH = 16
@@ -23,38 +21,6 @@ _TEXT_HEIGHT = (5, 48)  # pixels; SE-11 asks for 10 to 40
 _STROKE = 45  # grey levels
 _SMALL_TEXT = 18  # pixels; smaller letters run into each other
 _TEXT_RUN = {False: 5, True: 7}  # letters on a line, of films and of volumes (folded cortex looks like letters)
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image to measure: its files, which volume of theirs, and whether it is a volume."""
-
-    paths: tuple[Path, ...]
-    volume_key: str
-    volume: bool
-
-
-def items(manifest: Manifest) -> list[Item]:
-    """Return what to measure, in row order."""
-    keys, kinds = manifest.table["volume_key"], manifest.table["kind"]
-    return [Item(tuple(manifest.paths(row)), keys.iloc[row], kinds.iloc[row] == "volume") for row in range(len(keys))]
-
-
-def read_image(item: Item) -> NDArray[np.float32]:
-    """Return the display values in 0 to 1 (row, column) of a film, or of the middle slice of a volume.
-
-    Raises DicomRefusal as the readers do.
-    """
-    from medvit.preprocess.film import FilmPreprocess
-    from medvit.preprocess.volume import VolumePreprocess
-
-    if not item.volume:
-        film: Film = FilmPreprocess(size=(SMALL, SMALL)).read(item.paths[0])
-        return film.display()
-    volume = VolumePreprocess(size=(1, SMALL, SMALL)).read(list(item.paths), item.volume_key)
-    middle = volume.values[len(volume.values) // 2]
-    low, high = np.percentile(middle, [1, 99])
-    return np.asarray(np.clip((middle - low) / max(float(high - low), 1e-6), 0, 1), np.float32)
 
 
 def measure(
