@@ -115,6 +115,9 @@ def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     hashes, environment = provenance.hashes(settings, **fitted.data.hashes), provenance.environment()
     for name, content in (("config", redacted(settings)), ("environment", environment), ("hashes", hashes)):
         run.json(content, f"{name}.json")
+    sheet = run.folder / "augmentation.png"
+    if sheet.is_file():
+        run.artifact(sheet)
     title = settings["data"]["name"]
     for context in ("training", "validation"):
         run.dataset(title, hashes["manifest"], context)

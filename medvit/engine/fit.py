@@ -15,6 +15,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 
 from medvit.config import build
+from medvit.data import contact_sheet
+from medvit.data.audit import before_training
 from medvit.data.datamodule import DataModule
 from medvit.engine import checkpoint
 from medvit.engine.assemble import ARCHITECTURE, build_network, build_preprocess, describe
@@ -59,6 +61,9 @@ def fit(settings: dict[str, Any], folder: Path, report: Report, resume: Path | N
     preprocess = build_preprocess(settings, network)
     data = data_module(settings, preprocess, task)
     data.setup("fit")
+    if data.cache is not None:
+        allow = settings["data"].get("allow_leaks", False)
+        data.hashes["leakage"] = before_training(data.folder, settings["data"]["fold"], data.cache, allow)
     rows = data.units("train").frame
     task.fit(rows)
     task.log_count(rows, "train")
@@ -71,6 +76,8 @@ def fit(settings: dict[str, Any], folder: Path, report: Report, resume: Path | N
     logger.info("%s", strategy.describe(network, plan.lr, plan.weight_decay))
     module = FineTuner(network, task, strategy, plan, preprocess.scale, preprocess.shift, settings["seed"])
     _leave(folder, settings, module, preprocess, data)
+    if data.augment is not None and preprocess.kind == "film":
+        contact_sheet.write(data.units("train"), data.augment, folder / "augmentation.png")
     keep = KeepBest(folder / checkpoint.BEST)
     trainer = _trainer(settings["trainer"], plan, folder, [keep], report)
     with warnings.catch_warnings():
@@ -97,6 +104,8 @@ def data_module(settings: dict[str, Any], preprocess: Any, task: Any, allow_test
         sampler=node["sampler"],
         bag=node["unit"],
         workers=trainer["workers"],
+        on_bad=node["on_bad"],
+        audit_share=node["audit_share"],
         batch_size=trainer["batch_size"],
         seed=settings["seed"],
         fold=node["fold"],

@@ -79,19 +79,6 @@ def test_the_monai_wrapper_refuses_as_the_reader_does(tmp_path):
         Preprocessed(FilmPreprocess())(tmp_path / "x.png")
 
 
-def test_loadimage_with_our_reader_agrees_with_monais_nifti_reader(tmp_path):
-    from monai.transforms import LoadImage
-
-    from medvit.data.monai_transforms import MedvitReader
-
-    values = nifti(tmp_path / "0.nii")
-    ours = LoadImage(reader=MedvitReader(), image_only=True)(tmp_path / "0.nii")
-    theirs = LoadImage(image_only=True)(tmp_path / "0.nii")
-    assert np.array_equal(ours.numpy(), values)
-    assert np.array_equal(ours.numpy(), theirs.numpy())
-    assert np.allclose(ours.affine, theirs.affine)
-
-
 def test_the_contact_sheet_shows_the_images_and_their_draws(tmp_path):
     rows = film_rows(tmp_path, 5)
     pre = FilmPreprocess(size=(30, 20))
