@@ -123,7 +123,10 @@ def _kept(dataset: pydicom.Dataset, samples: Array, steps: list[str]) -> Array |
 def _extremes(samples: Array, keep: Array | None) -> tuple[float, float]:
     """Return the smallest and largest sample that is no padding; `E-CONST` when they are equal."""
     inside = samples if keep is None else samples[keep]
-    low, high = (inside.min(), inside.max()) if inside.size else (0, 0)
+    if inside.ndim == 2 and inside.dtype in (np.uint8, np.uint16, np.int16):
+        low, high = cv2.minMaxLoc(inside)[:2]  # one pass
+    else:
+        low, high = (inside.min(), inside.max()) if inside.size else (0, 0)
     if not (np.isfinite(low) and np.isfinite(high)):
         raise DicomRefusal(
             "E-CONST", "pixels that are not finite numbers", tag="(7FE0,0008)", fix="export the object again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RESIZABLE = (np.dtype("uint8"), np.dtype("uint16"), np.dtype("int16"), np.dtype("float32"))
+_BLOCK = 64  # bands at a time, so that their sums stay in the cache
 
 
 def resizable(image: NDArray[Any]) -> NDArray[Any]:
@@ -45,22 +47,34 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 def resize_exact(image: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
     """Do as `resize` on integers or floats (row, column), but return the unrounded values, float32.
 
-    A large image shrinks by sums of whole rows (exact in float32 up to 256 rows of 16 bits) plus the shares of the two
-    rows that a band cuts, and then along the columns: the same area mean, three times as fast as OpenCV's alone.
+    A large image shrinks by sums of whole rows (exact in float32 up to 256 rows of 16 bits), from the row each band's
+    edge cuts to the next such row; what lies above an edge in its row moves from the band below to the band above.
+    Then along the columns: the same area mean as OpenCV's alone, in a third less time or better.
     """
     image, (rows, columns) = resizable(image), image.shape
     if rows < 2 * size[0] or columns < 2 * size[1]:
         return resize(image.astype(np.float32), size)
     edges = np.arange(size[0] + 1) * rows  # of the bands, in 1 / size[0] of a row
-    first, last = -(-edges[:-1] // size[0]), edges[1:] // size[0]
-    above, below = first * size[0] - edges[:-1], edges[1:] - last * size[0]
-    sums = np.concatenate(
-        [cv2.reduce(image[a:b], 0, cv2.REDUCE_SUM, dtype=cv2.CV_32F) for a, b in zip(first, last, strict=True)]
-    )
-    for row, share in ((first - 1, above), (np.minimum(last, rows - 1), below)):
-        sums += image[row] * (share / size[0]).astype(np.float32)[:, None]
-    sums *= np.float32(size[0] / rows)
-    return resize(sums, size)
+    cut, above = edges // size[0], (edges % size[0] / size[0]).astype(np.float32)
+    means = np.empty(size, np.float32)
+    for first in range(0, size[0], _BLOCK):
+        block = slice(first, min(first + _BLOCK, size[0]))
+        ends = slice(block.start, block.stop + 1)
+        means[block] = resize(_band_sums(image, cut[ends], above[ends]), (block.stop - block.start, size[1]))
+    means *= np.float32(size[0] / rows)
+    return means
+
+
+def _band_sums(image: NDArray[Any], cut: NDArray[Any], above: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the sums over bands of rows (band, column); their edges lie `above` of a row below the top of `cut`."""
+    sums = np.empty((len(cut) - 1, image.shape[1]), np.float32)
+    for band, (start, stop) in enumerate(pairwise(cut.tolist())):
+        cv2.reduce(image[start:stop], 0, cv2.REDUCE_SUM, sums[band : band + 1], cv2.CV_32F)
+    if above.any():
+        shares = image[np.minimum(cut, len(image) - 1)] * above[:, None]
+        sums += shares[1:]
+        sums -= shares[:-1]
+    return sums
 
 
 def resize_volume(values: NDArray[np.float32], size: tuple[int, int, int]) -> NDArray[np.float32]:
