@@ -59,10 +59,12 @@ def index(
 
 def _check(settings: dict[str, Any]) -> list[str]:
     problems, labels = [], settings["labels"]
-    if not Path(settings["data"]["root"]).is_dir():
-        problems.append("data.root is not a folder")
-    if labels["csv"] and not Path(labels["csv"]).is_file():
-        problems.append("labels.csv is not a file")
+    if not Path(settings["data"]["root"] or "").is_dir() or not settings["data"]["root"]:
+        problems.append("data.root is not a folder; give data.root=DIR")
+    for name, source in (("csv", labels["csv"]), ("lists", labels["lists"])):
+        files = list(source.values()) if isinstance(source, dict) else [source] if source else []
+        missing = [file for file in files if file != "files" and not Path(file).is_file()]
+        problems += [f"labels.{name}: {len(missing)} of {len(files)} files are not there"] * bool(missing)
     if labels["csv"] and not labels["target"]:
         problems.append("labels.target is empty: name the label columns, e.g. labels.target=[finding]")
     return problems
@@ -71,10 +73,11 @@ def _check(settings: dict[str, Any]) -> list[str]:
 @entry("index", _check)
 def run(settings: dict[str, Any]) -> None:
     """Run the command of conf/index.yaml."""
-    data = dict(settings["data"])
-    root, folder = Path(data.pop("root")), Path(data.pop("folder"))
-    labels = settings["labels"] if settings["labels"]["csv"] else None
-    index(root, folder, labels, data, **{key: settings[key] for key in ("on_bad", "workers", "report")})
+    data = settings["data"]
+    labels = {key: value for key, value in settings["labels"].items() if key != "values"}  # of the task, in a preset
+    options = {key: data[key] for key in ("kind", "patient_fallback", "leave_out", "accept", "series")}
+    rest = {key: settings[key] for key in ("on_bad", "workers", "report")}
+    index(Path(data["root"]), Path(data["folder"]), labels if labels["csv"] else None, options, **rest)
 
 
 if __name__ == "__main__":

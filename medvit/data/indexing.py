@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import fnmatch
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pandas as pd
 
 from medvit.data import catalogue, pseudonym
 from medvit.data import labels as label_tables
-from medvit.data.labels import LabelSpec
+from medvit.data.label_table import FILES, LabelSpec
 from medvit.data.manifest import EXCLUSIONS, FACTS, IDENTITY, KEPT, LABEL, replace_file
 from medvit.data.pseudonym import Pseudonymiser
 from medvit.dicom.policy import Accept
@@ -34,6 +35,7 @@ class Options:
 
     kind: str = "auto"
     patient_fallback: str = ""
+    leave_out: tuple[str, ...] = ()
     accept: Accept = field(default_factory=Accept)
     series: SeriesPolicy = field(default_factory=SeriesPolicy)
     workers: int = 1
@@ -54,6 +56,7 @@ class Options:
         if problems:
             raise ConfigError("; ".join(sorted(problems)))
         built = {"accept": Accept(**values.get("accept") or {}), "series": SeriesPolicy(**values.get("series") or {})}
+        built["leave_out"] = tuple(values.get("leave_out") or ())
         return cls(**{**values, **built}, workers=workers or os.cpu_count() or 1)
 
 
@@ -91,6 +94,7 @@ def collect(root: Path, folder: Path, options: Options) -> Indexed:
     if scanned.empty or (scanned["code"] == "I-SKIP").all():
         told = "; ".join(f"{number} {why}" for why, number in skipped.items()) or "no file at all"
         raise DataError(f"E-EMPTY no DICOM, PNG, JPEG or NIfTI image below data.root ({told}, {len(scanned)} opened)")
+    scanned = _left_out(scanned, options.leave_out, skipped)
     with progress("planning series") as step:
         found = catalogue.build(
             scanned,
@@ -103,6 +107,15 @@ def collect(root: Path, folder: Path, options: Options) -> Indexed:
             progress=step,
         )
     return Indexed(found.images, found.excluded, found.counts, mask, workers)
+
+
+def _left_out(scanned: pd.DataFrame, patterns: tuple[str, ...], skipped: Counter[str]) -> pd.DataFrame:
+    """Leave out the files whose relative path matches one of the shell patterns; they are counted as skipped."""
+    names = [os.fsdecode(name) for name in scanned["name"]]
+    out = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
+    if any(out):
+        skipped["named in data.leave_out"] += sum(out)
+    return scanned[[not one for one in out]].reset_index(drop=True)
 
 
 @contextmanager
@@ -127,13 +140,17 @@ def label_spec(values: dict[str, Any] | None) -> LabelSpec | None:
     if unknown:
         raise ConfigError(f"labels: unknown {', '.join(unknown)}; known are {', '.join(known)}")
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    given["csv"] = Path(values["csv"])
+    source = values["csv"]
+    if isinstance(source, dict):
+        given["csv"] = {side: Path(path) for side, path in source.items()}
+    else:
+        given["csv"] = source if source == FILES else Path(source)
     return LabelSpec(**given)
 
 
 def label(found: Indexed, spec: LabelSpec) -> Indexed:
     """Join the label table; see `labels.join`."""
-    table = label_tables.read_table(spec)
+    table = label_tables.read_table(spec, [Path(names[0]).as_posix() for names in found.images["files"]])
     images, notes = label_tables.join(found.images, found.excluded, table, spec, found.mask)
     return _with_patients(dataclasses.replace(found, images=images, notes=tuple(notes)))
 

@@ -1,0 +1,280 @@
+"""Label tables as text: sniffed files, put together from several tables, file names and lists if asked (B121)."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medvit.dicom.scan import JOINS
+from medvit.errors import ConfigError, DataError
+
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
+PATH, FILES, SPLIT = "path", "files", "split"
+_MORE, _DERIVE = {"csv", "on", "header"}, {"column", "pattern", "found", "missing"}
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """How the table is read.
+
+    `csv`: a file; or {side: file}, whose rows get a column `split`; or "files": a table of the images' own relative
+    paths (column `path`). `header`: the column names of a table without a header line. `derive`: {new column: {column,
+    pattern}}: the first group of the regular expression where it is found; with `found` (and `missing`): that value.
+    `lists`: {side: text file of keys}, which makes a column `split`. `more`: further tables [{csv, on, header}], merged
+    on the columns `on`.
+    `on`: the identifier to join on (`JOINS` or "path"); `column`: the table's column that holds it (default: `on`).
+    `target`: label columns; `keep`: columns to carry along (site, split, boxes); `patient`, `study`: columns that
+    override the identifiers of the files. `separator`: a target column holds several findings ("A|B"), each of which
+    becomes a 0/1 column; with `listed_in` that column holds them, and `target` names those to take.
+    `repeated`: rows of one key that differ: "refuse", "majority" or "max" of the targets. `unmatched`: "refuse", "keep"
+    images without a label, or "drop" them.
+    """
+
+    csv: Path | str | dict[str, Path]
+    target: tuple[str, ...]
+    on: str = "AccessionNumber"
+    column: str = ""
+    keep: tuple[str, ...] = ()
+    patient: str = ""
+    study: str = ""
+    separator: str = ""
+    listed_in: str = ""
+    repeated: str = "refuse"
+    unmatched: str = "refuse"
+    header: tuple[str, ...] = ()
+    derive: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lists: dict[str, Path] = field(default_factory=dict)
+    more: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.on not in (*JOINS, PATH):
+            problems.append(
+                f"labels.on={self.on!r}: expected one of {', '.join((*JOINS, PATH))}{near(self.on, (*JOINS, PATH))}"
+            )
+        for name, words in (("unmatched", ("refuse", "keep", "drop")), ("repeated", ("refuse", "majority", "max"))):
+            if getattr(self, name) not in words:
+                problems.append(f"labels.{name}={getattr(self, name)!r}: expected {', '.join(words)}")
+        if not self.target:
+            problems.append("labels.target is empty: name at least one column")
+        if self.listed_in and not self.separator:
+            problems.append("labels.listed_in needs labels.separator")
+        problems += [f"labels.derive.{name}: {text}" for name, one in self.derive.items() for text in _bad_rule(one)]
+        problems += [
+            "labels.more: each needs csv and on" for one in self.more if not {"csv", "on"} <= set(one) <= _MORE
+        ]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @property
+    def key(self) -> str:
+        """Return the column to join on."""
+        return self.column or self.on
+
+    @property
+    def used(self) -> list[str]:
+        """Return the columns whose values reach the manifest, each once."""
+        targets = (self.listed_in,) if self.listed_in else self.target
+        return list(dict.fromkeys((*targets, *self.keep, *filter(None, (self.patient, self.study)))))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A label table as text, one row per key, and what was assumed to read it."""
+
+    rows: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def read_table(spec: LabelSpec, files: Sequence[str] = ()) -> Table:
+    """Read the tables as text: encoding, delimiter and decimal comma are sniffed and stated.
+
+    `files`: the images' relative paths, for csv="files".
+
+    Raises:
+        DataError: a file cannot be read or is ragged, rows of one table have none in another (`unmatched: refuse`), or
+            columns are missing (all named, with the nearest ones).
+    """
+    if spec.csv == FILES:
+        rows, notes, comma = pd.DataFrame({PATH: list(files)}, dtype=str), [f"{len(files)} file names"], False
+    else:
+        rows, notes, comma = _read(spec.csv, spec.header)
+    rows = _derived(rows, spec)
+    rows = _listed(rows, spec)
+    for one in spec.more:
+        other, told, _ = _read(one["csv"], tuple(one.get("header", ())))
+        rows = _merged(rows, other, one["on"], spec, notes)
+        notes += told
+    _require_columns(rows, spec)
+    for name in spec.used:
+        if spec.separator and name in (*spec.target, spec.listed_in):
+            continue
+        rows[name], found = _numbers(rows[name], decimal_comma=comma)
+        notes += [f"column {name}: decimal comma"] * found
+    return Table(rows, tuple(notes))
+
+
+def _bad_rule(rule: Mapping[str, Any]) -> list[str]:
+    problems = (
+        [] if {"column", "pattern"} <= set(rule) <= _DERIVE else [f"needs column, pattern; knows {sorted(_DERIVE)}"]
+    )
+    try:
+        groups = re.compile(str(rule.get("pattern", ""))).groups
+    except re.error as error:
+        return [*problems, f"the pattern is no regular expression ({error})"]
+    return problems + ["the pattern has no group ( )"] * (groups < 1 and "found" not in rule)
+
+
+def _read(source: Path | str | Mapping[str, Path], header: Sequence[str]) -> tuple[pd.DataFrame, list[str], bool]:
+    """Return the rows of one file, or of one file per side with a column `split`; what was assumed; decimal comma."""
+    if not isinstance(source, Mapping):
+        return _read_file(Path(source), header)
+    parts, notes, commas = [], [], []
+    for side, path in source.items():
+        rows, told, comma = _read_file(Path(path), header)
+        parts.append(rows.assign(**{SPLIT: str(side)}))
+        notes += [f"{side}: {note}" for note in told]
+        commas.append(comma)
+    return pd.concat(parts, ignore_index=True), notes, any(commas)
+
+
+def _read_file(path: Path, header: Sequence[str]) -> tuple[pd.DataFrame, list[str], bool]:
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "damaged gzip file"
+        raise DataError(f"labels.csv cannot be read ({reason}); check the path") from error
+    text, encoding = _decode(raw)
+    delimiter = _delimiter(text)
+    try:
+        rows = pd.read_csv(
+            io.StringIO(text),
+            sep=delimiter,
+            dtype=str,
+            keep_default_na=False,
+            na_values=list(MISSING),
+            skipinitialspace=True,
+            header=None if header else "infer",
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(
+            f"labels.csv is no table with {delimiter!r} between its columns: a row has another length"
+        ) from error
+    if header and len(header) != rows.shape[1]:
+        raise DataError(f"labels.csv has {rows.shape[1]} columns, and labels.header names {len(header)}")
+    rows.columns = pd.Index([str(name).strip() for name in (header or rows.columns)])
+    rows = rows.apply(lambda column: column.str.strip())
+    ends = "CRLF" if "\r\n" in text else "LF"
+    return rows, [f"{len(rows)} rows, {encoding}, {delimiter!r} between columns, {ends} line ends"], delimiter == ";"
+
+
+def _derived(rows: pd.DataFrame, spec: LabelSpec) -> pd.DataFrame:
+    for name, rule in spec.derive.items():
+        if rule["column"] not in rows:
+            there = list(rows.columns)
+            raise DataError(f"labels.derive.{name}: no column {rule['column']!r}{near(rule['column'], there)}")
+        values = rows[rule["column"]].fillna("")
+        if "found" in rule:
+            hit = values.str.contains(str(rule["pattern"]).replace("(", "(?:", 0))
+            missing = rule.get("missing")
+            rows[name] = hit.map({True: str(rule["found"]), False: None if missing is None else str(missing)})
+        else:
+            rows[name] = values.str.extract(rule["pattern"], expand=True)[0]
+    return rows
+
+
+def _listed(rows: pd.DataFrame, spec: LabelSpec) -> pd.DataFrame:
+    if not spec.lists:
+        return rows
+    side: dict[str, str] = {}
+    for name, path in spec.lists.items():
+        try:
+            keys = Path(path).read_text("utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"labels.lists.{name} cannot be read as text; check the path") from error
+        side |= {key.strip(): str(name) for key in keys if key.strip()}
+    if spec.key not in rows:
+        _require_columns(rows, spec)
+    return rows.assign(**{SPLIT: rows[spec.key].map(side)})
+
+
+def _merged(rows: pd.DataFrame, other: pd.DataFrame, on: Any, spec: LabelSpec, notes: list[str]) -> pd.DataFrame:
+    keys = [on] if isinstance(on, str) else list(on)
+    gone = [f"{key!r}{near(key, list(table.columns))}" for table in (rows, other) for key in keys if key not in table]
+    if gone:
+        raise DataError(f"labels.more: no column {', '.join(gone)}")
+    fresh = [name for name in other.columns if name in keys or name not in rows]
+    merged = rows.merge(other[fresh].drop_duplicates(), on=keys, how="left", indicator="_both")
+    alone = merged.pop("_both") == "left_only"
+    if alone.any() and spec.unmatched == "refuse":
+        raise DataError(
+            f"labels.more: {int(alone.sum())} of {len(rows)} rows have no counterpart by {', '.join(keys)}; "
+            "correct the tables or set labels.unmatched=keep or drop"
+        )
+    notes += [f"{int(alone.sum())} rows have no counterpart by {', '.join(keys)}"] * bool(alone.any())
+    return merged[~alone].reset_index(drop=True) if spec.unmatched == "drop" else merged
+
+
+def _decode(raw: bytes) -> tuple[str, str]:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16"), "UTF-16"
+    try:
+        return raw.decode("utf-8-sig"), "UTF-8 with BOM" if raw.startswith(b"\xef\xbb\xbf") else "UTF-8"
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace"), "Windows-1252 (it is no UTF-8)"
+
+
+def _delimiter(text: str) -> str:
+    """Return the candidate that cuts header and first rows into equally many columns; of several, the most columns."""
+    lines = text.splitlines()[:20]
+    widths = {sep: {len(row) for row in csv.reader(lines, delimiter=sep) if row} for sep in ",;\t|"}
+    even = {sep: max(found) for sep, found in widths.items() if len(found) == 1}
+    best = max(even, key=lambda sep: even[sep], default=",")
+    return best if even.get(best, 1) > 1 else ","
+
+
+def _require_columns(rows: pd.DataFrame, spec: LabelSpec) -> None:
+    wanted = {
+        "labels.column" if spec.column else "labels.on": [spec.key],
+        "labels.listed_in" if spec.listed_in else "labels.target": [spec.listed_in]
+        if spec.listed_in
+        else list(spec.target),
+        "labels.keep": list(spec.keep),
+        "labels.patient": [spec.patient] if spec.patient else [],
+        "labels.study": [spec.study] if spec.study else [],
+    }
+    there = list(rows.columns)
+    problems = [
+        f"{setting}: no column {name!r}{near(name, there)}"
+        for setting, names in wanted.items()
+        for name in names
+        if name not in there
+    ]
+    if problems:
+        raise DataError("labels.csv: " + "; ".join(problems) + f"; it has {', '.join(there[:40])}")
+
+
+def near(name: str, there: Sequence[str]) -> str:
+    """Return the nearest of `there` as " (nearest: 'x')", or nothing."""
+    lower = {one.lower(): one for one in there}
+    near = difflib.get_close_matches(name.lower(), list(lower), 1, 0.6)
+    return f" (nearest: {lower[near[0]]!r})" if near else ""
+
+
+def _numbers(column: pd.Series, *, decimal_comma: bool) -> tuple[pd.Series, bool]:
+    """Return the column as numbers if every value is one, else as text; and whether a decimal comma was read."""
+    comma = decimal_comma and bool(column.str.fullmatch(r"[+-]?\d+,\d+").any())
+    found = pd.to_numeric(column.str.replace(",", ".", regex=False) if comma else column, errors="coerce")
+    if found.isna().equals(column.isna()) and found.notna().any():
+        return found, comma
+    return column, False
