@@ -37,14 +37,30 @@ def train(settings: dict[str, Any]) -> str:
     if _generates(settings["data"]):
         _generate(settings["data"], settings["labels"])
     tracking, place = settings["tracking"], Path(settings["tracking"]["folder"])
-    resumed = runs.get(settings["resume"], place) if settings["resume"] else None
-    run = resumed or runs.start(place, tracking["experiment"], tracking["name"] or settings["data"]["name"])
+    last = None
+    if settings["resume"]:
+        run = runs.get(settings["resume"], place)
+        settings, last = _as_it_was(run), run.folder / "checkpoints" / "last.ckpt"
+    else:
+        run = runs.start(place, tracking["experiment"], tracking["name"] or settings["data"]["name"])
     with run:
         run.params(settings)
-        fitted = fit(settings, run.folder, run.metrics, run.folder / "checkpoints" / "last.ckpt" if resumed else None)
+        fitted = fit(settings, run.folder, run.metrics, last)
         release.publish_fit(run, fitted, settings)
     _tell(run, fitted, tracking["folder"])
     return str(run.id)
+
+
+def _as_it_was(run: Run) -> dict[str, Any]:
+    """Return the settings a stopped run was started with; what is given on the command line besides is not used."""
+    import json
+
+    from medvit.errors import RunError
+
+    if not all((run.folder / name).is_file() for name in ("config.json", "checkpoints/last.ckpt")):
+        raise RunError(f"run {run.id} has no finished epoch to go on from; start a new run")
+    found: dict[str, Any] = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _generates(data: dict[str, Any]) -> bool:

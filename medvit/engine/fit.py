@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -75,6 +76,8 @@ def fit(settings: dict[str, Any], folder: Path, report: Report, resume: Path | N
     plan = Plan(**settings["optim"]["plan"])
     logger.info("%s", strategy.describe(network, plan.lr, plan.weight_decay))
     module = FineTuner(network, task, strategy, plan, preprocess.scale, preprocess.shift, settings["seed"])
+    if resume:
+        _refuse_other_data(folder, data.hashes)
     _leave(folder, settings, module, preprocess, data)
     if data.augment is not None and preprocess.kind == "film":
         contact_sheet.write(data.units("train"), data.augment, folder / "augmentation.png")
@@ -111,6 +114,14 @@ def data_module(settings: dict[str, Any], preprocess: Any, task: Any, allow_test
         fold=node["fold"],
         allow_test=allow_test,
     )
+
+
+def _refuse_other_data(folder: Path, now: dict[str, str]) -> None:
+    """Refuse to go on with other images, another split or another preprocessing than the run began with."""
+    before = json.loads((folder / checkpoint.HASHES).read_text(encoding="utf-8"))
+    changed = sorted(key for key in ("manifest", "split", "preprocess") if before.get(key) != now.get(key))
+    if changed:
+        raise RunError(f"{', '.join(changed)} changed since this run began: restore the data set, or start a new run")
 
 
 def _leave(folder: Path, settings: dict[str, Any], module: FineTuner, preprocess: Any, data: DataModule) -> None:
