@@ -117,18 +117,38 @@ def _signature(target: str) -> tuple[set[str], set[str]] | None:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return _arguments(node.args, skip=0)
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return _class_arguments(node)
+            return _class_arguments(node, tree)
     return None
 
 
-def _class_arguments(node: ast.ClassDef) -> tuple[set[str], set[str]] | None:
+def _class_arguments(node: ast.ClassDef, tree: ast.Module) -> tuple[set[str], set[str]] | None:
+    """Return the parameters of a class: of its `__init__`, or of its dataclass fields and those of its bases."""
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             return _arguments(part.args, skip=1)
-    if node.decorator_list and "dataclass" in ast.unparse(node.decorator_list[0]) and not node.bases:
-        fields = [p for p in node.body if isinstance(p, ast.AnnAssign) and isinstance(p.target, ast.Name)]
-        names = {p.target.id for p in fields if isinstance(p.target, ast.Name)}
-        return names, {p.target.id for p in fields if isinstance(p.target, ast.Name) and p.value is None}
+    names, required = set[str](), set[str]()
+    for base in node.bases:
+        inherited = _base_arguments(ast.unparse(base), tree)
+        if inherited is None:
+            return None
+        names |= inherited[0]
+        required |= inherited[1]
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        for part in node.body:
+            if not isinstance(part, ast.AnnAssign) or not isinstance(part.target, ast.Name):
+                continue
+            if "ClassVar" not in ast.unparse(part.annotation):
+                names.add(part.target.id)
+                required |= {part.target.id} if part.value is None else set()
+    return names, required
+
+
+def _base_arguments(name: str, tree: ast.Module) -> tuple[set[str], set[str]] | None:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return _class_arguments(node, tree)
+        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            return _signature(f"{node.module}.{name}")
     return None
 
 
