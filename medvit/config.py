@@ -118,8 +118,8 @@ def _hydra_main(name: str, run: Run, arguments: list[str]) -> None:
 
     def task(config: DictConfig) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        for name in ("medvit", "__main__"):  # under `python -m` an entry's own name is __main__
-            logging.getLogger(name).setLevel(logging.INFO)
+        for own in ("medvit", "__main__"):  # under `python -m` an entry's own name is __main__
+            logging.getLogger(own).setLevel(logging.INFO)
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         try:
             codes.append(run(settings) or 0)

@@ -112,9 +112,8 @@ def write(table: pd.DataFrame, root: Path, folder: Path, task_hint: dict[str, An
     table = _typed(table).sort_values("uid", ignore_index=True)
     manifest = Manifest(table, Path(root).resolve(), digest_of(table), dict(task_hint or {}))
     meta = {"digest": manifest.digest, "root": str(manifest.root), "task_hint": manifest.task_hint}
-    stored = pa.Table.from_pandas(
-        table.assign(files=[[os.fsencode(name) for name in names] for names in table["files"]]), preserve_index=False
-    )  # file names are bytes, and need not be UTF-8
+    encoded = pd.Series([[os.fsencode(name) for name in names] for names in table["files"]], dtype=object)
+    stored = pa.Table.from_pandas(table.assign(files=encoded), preserve_index=False)  # names need not be UTF-8
     stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), _META: json.dumps(meta).encode()})
     replace_file(Path(folder) / MANIFEST, lambda draft: parquet.write_table(stored, draft))
     return manifest

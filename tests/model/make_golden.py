@@ -33,7 +33,9 @@ def main() -> None:
     folder = HERE / "golden"
     checkpoints = json.loads((folder / "checkpoints.json").read_text()) if folder.is_dir() else {"versions": {}}
     outputs = load_file(folder / "outputs.safetensors") if folder.is_dir() else {}
-    checkpoints["versions"] |= {name: version(name) for name in references.LIBRARIES if find_spec(name.removesuffix("_torch"))}
+    checkpoints["versions"] |= {
+        name: version(name) for name in references.LIBRARIES if find_spec(name.removesuffix("_torch"))
+    }
     with tempfile.TemporaryDirectory() as scratch:
         for name, build in references.BUILD.items():
             if not references.available(name):
