@@ -18,25 +18,30 @@ if TYPE_CHECKING:
     from medvit.data.units import Units
     from medvit.engine.checkpoint import TrainedRun
     from medvit.report.baseline import Known
-    from medvit.report.evaluation import Report
+    from medvit.report.evaluation import Report, Section
+    from medvit.report.frozen import Frozen
+    from medvit.report.predictions import Sample
     from medvit.report.spec import EvaluationSpec
+    from medvit.trial_bench import Bench
 
 
 class Trial:
     """The images of a trained run. Those of the test side stay closed until `open_test` is called.
 
-    `baselines` is filled when the test side is opened: fitted on the training side, scored on the test side.
+    `baselines` is filled when the test side is opened: fitted on the training side, scored on the test side. `asked`
+    says which further sections are made then (conf/evaluate.yaml: sections).
     """
 
-    def __init__(self, trained: TrainedRun, split: str) -> None:
+    def __init__(self, trained: TrainedRun, split: str, asked: Mapping[str, Any] | None = None) -> None:
         from medvit.engine.fit import data_module
 
-        self.trained, self.split = trained, split
+        self.trained, self.split, self.asked = trained, split, asked or {}
         parts = trained.settings, trained.preprocess, trained.task
         self.closed = data_module(*parts)
         self._opened: DataModule | None = None
         self._open: Callable[[], DataModule] = lambda: data_module(*parts, allow_test=split == "test")
         self.baselines: dict[str, pd.DataFrame] = {}
+        self._bench: Bench | None = None
 
     def train_rows(self) -> pd.DataFrame:
         """Return the manifest rows of the training side, for the leakage audit."""
@@ -66,13 +71,33 @@ class Trial:
             self.baselines.update(shortcut_baselines(train, test, self.trained.task.names))
         return table(found, self.trained.task, units.frame, self.split)
 
+    def sections(self, sample: Sample, frozen: Frozen) -> tuple[Section, ...]:
+        """Return the sections asked for; the test side is open by now.
+
+        Raises:
+            EvaluationError: the test side is still closed.
+        """
+        from medvit.trial_bench import Bench
+        from medvit.trial_sections import sections
+
+        if self._opened is None:
+            raise EvaluationError("the test side is closed; sections are made after the thresholds are frozen")
+        train, validation, test = (self._opened.units(side) for side in ("train", "val", self.split))
+        self._bench = Bench(self.trained, train, validation, test, self.split, _device())
+        return sections(self._bench, self.asked, sample, frozen)
+
     def pictures(self, uids: Sequence[str]) -> Mapping[str, NDArray[np.uint8]]:
-        """Return the model's view of some test units as uint8 [H W] (of a volume: its middle slice)."""
+        """Return the model's view of some test units, uint8 [H W] (of a volume: its middle slice), or beside its map.
+
+        With the map of the likeliest output, [H 2W 3], once a method was chosen on validation.
+        """
         if self._opened is None:
             return {}
         units = self._opened.units(self.split)
         place = {uid: number for number, uid in enumerate(units.uid)}
-        return {uid: _middle(units, place[uid]) for uid in uids if uid in place}
+        mapped = self._bench is not None and self._bench.best and len(self.trained.preprocess.shape) == 3
+        show = self._bench.shown if self._bench is not None and mapped else _middle
+        return {uid: show(units, place[uid]) for uid in uids if uid in place}
 
 
 def evaluate_run(settings: dict[str, Any], spec_of: Any) -> Report:
@@ -91,9 +116,9 @@ def evaluate_run(settings: dict[str, Any], spec_of: Any) -> Report:
     run = tracking.get(settings["run"], place, finished=True)
     trained = load_run(run.folder)
     spec: EvaluationSpec = spec_of(settings, trained.task.kind, tuple(trained.task.names))
-    trial = Trial(trained, split)
+    trial = Trial(trained, split, settings["sections"])
     origin = {"run": run.id, **trained.hashes, **provenance.code(), **_sentences(trained, provenance.packages())}
-    extras = Extras(origin, trial.baselines, trial.train_rows(), trial.pictures)
+    extras = Extras(origin, trial.baselines, trial.train_rows(), trial.pictures, late=trial.sections)
     out = Path(settings["out"]) if settings["out"] else protocol.evaluation_folder(place, run.id, split)
     validation = pd.read_parquet(run.folder / "validation.parquet")
     report = protocol.evaluate_predictions(validation, trial.open_test, spec, out, extras=extras, split=split)

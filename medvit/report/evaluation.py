@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -49,7 +49,8 @@ class Extras:
     `provenance`: plain values (run, digests, model, data, labels, ... see `checklist.FROM_PROVENANCE`), no paths;
     `baselines`: name -> table with `uid` and `score.<finding>`; `train`: `uid`, `patient` of the training images;
     `pictures`: uids -> uint8 arrays for the failure gallery; `sections`: finished sections of other modules, whose
-    tables named robustness, ood, localisation, faithfulness or seeds also answer checklist items;
+    tables named robustness, ood, localisation, faithfulness or seeds also answer checklist items; `late` makes more of
+    them from the opened test sample and the frozen thresholds;
     `answers`: an author's answers to checklist items, by "CLAIM 2024 5".
     """
 
@@ -59,6 +60,7 @@ class Extras:
     pictures: Pictures | None = None
     sections: tuple[Section, ...] = ()
     answers: Mapping[str, str] = field(default_factory=dict)
+    late: Callable[[Sample, Frozen], tuple[Section, ...]] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,12 @@ def evaluate_predictions(
     file = _written(decided, out)
     opened = test() if callable(test) else read_predictions(test)
     sample = _answerable(prepare(opened, spec, split), split)
+    extras = extras or Extras()
+    if extras.late is not None:
+        extras = replace(extras, sections=(*extras.sections, *extras.late(sample, decided)))
     report = make(sample, val, decided, extras)
     decided = thresholds.read(file, decided.hash)  # still the same file after the test set was seen
-    _save(report, out, [(val_table, "val"), (opened, split)], decided, extras or Extras())
+    _save(report, out, [(val_table, "val"), (opened, split)], decided, extras)
     seconds = time.monotonic() - began
     logger.info("%d images, %d draws: report written in %.1f s", sample.images, spec.bootstrap.draws, seconds)
     return report
