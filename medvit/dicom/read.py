@@ -103,7 +103,20 @@ def _displayed(
     if inverted:
         scale, offset = -scale, 1.0 - offset
     samples = _clipped(samples, (low, high), scale, offset, keep)
+    if scale < 0 and samples.dtype in (np.uint8, np.uint16):
+        samples, scale, offset = _mirrored(samples, scale, offset, m)
     return Film(samples, scale, offset, Facts())
+
+
+def _mirrored(samples: Array, scale: float, offset: float, m: Matrix) -> tuple[Array, float, float]:
+    """Turn a falling scale into a rising one by mirroring the integers inside their range: the same display values.
+
+    A film and its negative then hold equal integers, so that whatever rounds later rounds both alike.
+    """
+    top = (1 << m.stored) - 1
+    if int(samples.max()) > top:  # the values of a lookup table
+        top = int(np.iinfo(samples.dtype).max)
+    return samples.dtype.type(top) - samples, -scale, offset + scale * top
 
 
 def _kept(dataset: pydicom.Dataset, samples: Array, steps: list[str]) -> Array | None:
