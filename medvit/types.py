@@ -51,8 +51,9 @@ class Film:
     """One decoded 2-D image. `samples * scale + offset` is the display value: 0 black, 1 white.
 
     `samples` is (row, column), integers where the file has integers, VOI already clipped, so that a resize may work on
-    integers and scale afterwards (an affine map and a mean commute).
-    `scale` is positive for unsigned integers: MONOCHROME1 has mirrored them. `steps` names every step taken with its numbers; `warnings` are one-line texts with a `W-` code.
+    integers and scale afterwards (an affine map and a mean commute). `scale` is positive for unsigned integers:
+    MONOCHROME1 has mirrored them. `steps` names every step taken with its numbers; `warnings` are one-line texts with
+    a `W-` code.
     """
 
     samples: NDArray[Any]
