@@ -64,7 +64,8 @@ def _check(settings: dict[str, Any]) -> list[str]:
     for name, source in (("csv", labels["csv"]), ("lists", labels["lists"])):
         files = list(source.values()) if isinstance(source, dict) else [source] if source else []
         missing = [file for file in files if file != "files" and not Path(file).is_file()]
-        problems += [f"labels.{name}: {len(missing)} of {len(files)} files are not there"] * bool(missing)
+        which = f" ({len(missing)} of {len(files)})" if len(files) > 1 else ""
+        problems += [f"labels.{name} is not a file{which}"] * bool(missing)
     if labels["csv"] and not labels["target"]:
         problems.append("labels.target is empty: name the label columns, e.g. labels.target=[finding]")
     return problems

@@ -185,7 +185,7 @@ def _derived(rows: pd.DataFrame, spec: LabelSpec) -> pd.DataFrame:
             raise DataError(f"labels.derive.{name}: no column {rule['column']!r}{near(rule['column'], there)}")
         values = rows[rule["column"]].fillna("")
         if "found" in rule:
-            hit = values.str.contains(str(rule["pattern"]).replace("(", "(?:", 0))
+            hit = values.map(lambda value, sought=re.compile(rule["pattern"]): sought.search(value) is not None)
             missing = rule.get("missing")
             rows[name] = hit.map({True: str(rule["found"]), False: None if missing is None else str(missing)})
         else:

@@ -86,11 +86,11 @@ def _settled(rows: pd.DataFrame, name: str, spec: LabelSpec) -> pd.DataFrame:
     text = [column for column in spec.target if not pd.api.types.is_numeric_dtype(rows[column])]
     if text:
         raise DataError(f"labels.repeated={spec.repeated} needs numbers, and {', '.join(text)} holds words")
-    targets, changed = rows.groupby(name)[list(spec.target)], rows.copy()
+    groups, changed = rows.groupby(name), rows.copy()
     for column in spec.target:
-        mean = targets[column].transform("mean")
+        mean = groups[column].transform("mean")
         vote = (mean > 0.5).astype(float).where(mean.notna())
-        changed[column] = vote if spec.repeated == "majority" else targets[column].transform("max")
+        changed[column] = vote if spec.repeated == "majority" else groups[column].transform("max")
     return changed
 
 

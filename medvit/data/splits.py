@@ -19,7 +19,9 @@ from medvit.data.stratify import assign, categories
 from medvit.errors import SplitError
 
 SIDES = ("train", "val", "test")
-SYNONYMS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "tune": "val", "testing": "test"}
+SYNONYMS = {"training": "train", "testing": "test"} | dict.fromkeys(
+    ("validation", "validate", "valid", "dev", "tune"), "val"
+)
 _INNER_PARTS = 8
 
 
@@ -217,7 +219,8 @@ def _given(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.Da
         )
     split = sides.mask(shared, "train").reindex(patients.index)
     if not (split == "val").any():
-        split = split.mask((split == "train").to_numpy() & (_inner(patients, spec) == 0), "val")
+        train = patients[(split == "train").to_numpy()]
+        split[train.index[_inner(train, spec) == 0]] = "val"
     return _table(patients, split=split.to_numpy())
 
 
