@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from medvit.data.cache import Cache
 
 SIDE = 96
-ALIKE = 0.88  # correlation of two descriptions; of different chest films at most 0.7, of copies 0.94 and more
+ALIKE = 0.88  # correlation of two descriptions; different chest films stay below 0.7, copies above 0.94
 _OWN = 0.85  # the same less what all images of the set share; 0.5 and 0.92
 _ENOUGH = 12  # images that can say what all share
 _FINE, _COARSE = (48, 2.5), (16, 1.5)  # side of a description, and the Gaussian that is its surroundings, pixels
