@@ -1,8 +1,8 @@
 """Fuzzes the DICOM reader with mutated objects: `python -m benchmarks.fuzz --seconds 1800 --seed 1 --crashes DIR`.
 
 A child process reads; this process watches. A crash is an exception that is no refusal, the death of the child, more
-than 5 s for one input, or a peak above 1 GiB. Input `n` depends on the seed, `n` and the seed objects alone, so the
-watcher writes the input of a dead child to the folder. Prints executions, crashes and the peak resident memory.
+than 5 s of CPU time for one input, or a peak above 1 GiB. Input `n` depends on the seed, `n` and the seed objects
+alone, so the watcher writes the input of a dead child to the folder. Prints executions, crashes and the peak memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import faulthandler
 import multiprocessing
 import os
 import resource
+import signal
 import time
 import traceback
 import warnings
@@ -32,16 +33,18 @@ def peak_bytes() -> int:
 def work(state: MutableSequence[int], corpus: list[bytes], seed: int, end: float, crashes: Path) -> None:
     """Read inputs from `state[0]` on; state: the number of the input, inputs read, failures, peak bytes."""
     warnings.simplefilter("ignore")
+    faulthandler.enable()
+    faulthandler.register(signal.SIGPROF, chain=True)
     while time.time() < end:
         data = mutated(corpus, seed, state[0])
-        faulthandler.dump_traceback_later(SLOW_SECONDS, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, SLOW_SECONDS)  # its signal ends this process
         try:
             state[1] += read(data)
         except Exception:  # noqa: BLE001 - whatever gets through is the finding
             state[2] += 1
             (crashes / f"{seed}-{state[0]}.txt").write_text(traceback.format_exc())
             (crashes / f"{seed}-{state[0]}.dcm").write_bytes(data)
-        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         state[0] += 1
         state[3] = max(state[3], peak_bytes())
         if peak_bytes() > PEAK_BYTES:

@@ -67,7 +67,7 @@ def _jpeg2k(data: Any, _m: Matrix, reduce: int) -> Array:
 
 def _reduced(data: Any, reduce: int) -> Array:
     """Decode grey at 1 / 2**reduce of each side. Pillow spreads samples over 16 unsigned bits; that is taken back."""
-    from PIL import Image
+    from PIL import Image, Jpeg2KImagePlugin  # noqa: F401 - else Pillow loads its parsers of every format
 
     shape = codestream.jpeg2000_shape(data)
     try:

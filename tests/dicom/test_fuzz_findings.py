@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import kit
 import numpy as np
@@ -66,3 +70,14 @@ def test_an_odd_number_of_bytes_in_big_endian_words_is_refused() -> None:
     odd = whole[:at] + struct.pack(">I", grey.size + 1) + whole[at + 4 : -1]
     with pytest.raises(DicomRefusal, match="E-TRUNC"):
         read_film(odd, FilmPolicy())
+
+
+def test_a_reduced_decode_does_not_load_the_parsers_of_other_formats() -> None:
+    code = (
+        "import sys; import kit; from medvit.dicom.policy import FilmPolicy; from medvit.dicom.read import read_film;"
+        "film = read_film(kit.compressed([kit.jpeg2000(kit.PHANTOM)], kit.J2K), FilmPolicy(reduce_to=(16, 12)));"
+        "assert film.samples.shape == (16, 12); assert 'PIL.FitsImagePlugin' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    )

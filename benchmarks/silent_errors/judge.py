@@ -1,0 +1,103 @@
+"""Puts the cases to a reader, each in a child process, and hears its warnings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import tempfile
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmarks.silent_errors.adapters import READERS, Block, Picture
+from benchmarks.silent_errors.score import CRASHED, NONE, Item, items, verdict
+
+MEMORY, SECONDS = 6 << 30, 40
+
+
+class Heard(logging.Handler):
+    """Remembers whether anything was logged as a warning or worse."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
+        """Count it."""
+        self.count += 1
+
+
+@contextmanager
+def listening(said: list[bool]):
+    """Append whether the block warned: by Python's warnings, by logging, or on the file descriptor of stderr."""
+    heard, kept = Heard(), os.dup(2)
+    logging.getLogger().addHandler(heard)
+    with warnings.catch_warnings(record=True) as caught, tempfile.TemporaryFile() as errors:
+        warnings.simplefilter("always")
+        os.dup2(errors.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            logging.getLogger().removeHandler(heard)
+            errors.seek(0)
+            ours = [one for one in caught if issubclass(one.category, UserWarning)]
+            said.append(bool(ours) or heard.count > 0 or b"WARNING" in errors.read())
+
+
+def judge(reader: str, id_: str) -> str:
+    """Read one case with one reader, here, and return the verdict."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    item, adapter, said = items()[id_], READERS[reader](), []
+    with tempfile.TemporaryDirectory() as folder:
+        path = item.write(Path(folder))
+        with listening(said):
+            try:
+                answer = adapter.film(path, item.case.policy) if item.is_film else adapter.series(path)
+            except BaseException:  # noqa: BLE001 - whatever its class, a panic of Rust included: a refusal
+                answer = None
+    return verdict(item, _with_warning(answer, said[0]))
+
+
+def _with_warning(answer: Picture | list[Block] | None, said: bool) -> Picture | list[Block] | None:
+    if answer is None or not said:
+        return answer
+    if isinstance(answer, Picture):
+        return replace(answer, warned=True)
+    return [replace(one, warned=True) for one in answer]
+
+
+def asked(reader: str, item: Item) -> bool:
+    """Whether the case is put to the reader: it reads such objects, and needs no setting that only medvit has."""
+    return hasattr(READERS[reader], "film" if item.is_film else "series") and (
+        reader == "medvit" or not item.needs_policy
+    )
+
+
+def column(reader: str, table: dict[str, Item]) -> dict[str, str]:
+    """Return the verdict of every case for one reader, in a child process that is started again if it dies."""
+    pool, verdicts = None, {}
+    for id_, item in table.items():
+        if not asked(reader, item):
+            verdicts[id_] = NONE
+            continue
+        pool = pool or ProcessPoolExecutor(1, get_context("spawn"))
+        try:
+            verdicts[id_] = pool.submit(judge, reader, id_).result(timeout=SECONDS)
+        except (BrokenProcessPool, TimeoutError):
+            for process in list(pool._processes.values()):  # the pool offers no kill
+                process.kill()
+            pool.shutdown(wait=False, cancel_futures=True)
+            pool, verdicts[id_] = None, CRASHED
+        print("." if verdicts[id_] != CRASHED else id_, end="", file=sys.stderr, flush=True)
+    print(f" {reader}", file=sys.stderr)
+    if pool:
+        pool.shutdown()
+    return verdicts
