@@ -45,7 +45,7 @@ def train(settings: dict[str, Any]) -> str:
         run = runs.start(place, tracking["experiment"], tracking["name"] or settings["data"]["name"])
     with run:
         run.params(settings)
-        fitted = fit(settings, run.folder, run.metrics, last)
+        fitted = fit(settings, run.folder, run.metrics, last, lambda picture, name: _attach(run, picture, name))
         release.publish_fit(run, fitted, settings)
     _tell(run, fitted, tracking["folder"])
     return str(run.id)
@@ -61,6 +61,14 @@ def _as_it_was(run: Run) -> dict[str, Any]:
         raise RunError(f"run {run.id} has no finished epoch to go on from; start a new run")
     found: dict[str, Any] = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
     return found
+
+
+def _attach(run: Run, picture: bytes, name: str) -> None:
+    """Keep a picture in the run's folder and show it on its MLflow page."""
+    file = run.folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(picture)
+    run.artifact(file, name)
 
 
 def _generates(data: dict[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from medvit.engine import checkpoint
 from medvit.engine.assemble import ARCHITECTURE, build_network, build_preprocess, describe
 from medvit.engine.callbacks import AverageWeights, KeepBest, ReportEpoch
 from medvit.engine.module import FineTuner, Plan
+from medvit.engine.overlay import Save, SaveOverlays
 from medvit.engine.predict import predict, table
 from medvit.errors import RunError
 from medvit.model.network import Network
@@ -44,7 +45,9 @@ class Fitted:
     best_epoch: int
 
 
-def fit(settings: dict[str, Any], folder: Path, report: Report, resume: Path | None = None) -> Fitted:
+def fit(
+    settings: dict[str, Any], folder: Path, report: Report, resume: Path | None = None, save: Save | None = None
+) -> Fitted:
     """Fit a network as `settings` say, and leave in `folder` all that rebuilds it. Never reads the test side.
 
     Args:
@@ -52,6 +55,7 @@ def fit(settings: dict[str, Any], folder: Path, report: Report, resume: Path | N
         folder: the run's own folder.
         report: called once per epoch with the numbers of the epoch.
         resume: `last.ckpt` of an earlier part of this run.
+        save: takes the overlays of `trainer.overlay_every` (PNG, name); without it they go into `folder`.
 
     Raises:
         MedvitError: settings or data that cannot be used, a loss that is not finite, weights that do not fit.
@@ -82,7 +86,8 @@ def fit(settings: dict[str, Any], folder: Path, report: Report, resume: Path | N
     if data.augment is not None and preprocess.kind == "film":
         contact_sheet.write(data.units("train"), data.augment, folder / "augmentation.png")
     keep = KeepBest(folder / checkpoint.BEST)
-    trainer = _trainer(settings["trainer"], plan, folder, [keep], report)
+    drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], save or _into(folder))
+    trainer = _trainer(settings["trainer"], plan, folder, [keep, drawn], report)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec).*")  # the cache needs none
         trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
@@ -122,6 +127,16 @@ def _refuse_other_data(folder: Path, now: dict[str, str]) -> None:
     changed = sorted(key for key in ("manifest", "split", "preprocess") if before.get(key) != now.get(key))
     if changed:
         raise RunError(f"{', '.join(changed)} changed since this run began: restore the data set, or start a new run")
+
+
+def _into(folder: Path) -> Save:
+    """Return what writes an overlay below `folder`."""
+
+    def save(picture: bytes, name: str) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture)
+
+    return save
 
 
 def _leave(folder: Path, settings: dict[str, Any], module: FineTuner, preprocess: Any, data: DataModule) -> None:
