@@ -1,6 +1,6 @@
 """Scores every installed reader on the bad-input cases: `python -m benchmarks.silent_errors [--markdown] [--reader X]`.
 
-The objects are made here, written to a temporary folder and read in a child process (6 GiB, 40 s a case), so that a
+The objects are made here, written to a temporary folder and read in a child process (6 GiB, 60 s a case), so that a
 reader may crash. A warning counts if it reaches the user: Python's warnings, logging, or WARNING on the standard error.
 """
 

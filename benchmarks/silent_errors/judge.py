@@ -16,9 +16,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.silent_errors.adapters import READERS, Block, Picture
-from benchmarks.silent_errors.score import CRASHED, NONE, Item, items, verdict
+from benchmarks.silent_errors.score import CRASHED, NONE, Item, items, kit, verdict
 
-MEMORY, SECONDS = 6 << 30, 40
+MEMORY, SECONDS = 6 << 30, 60
 
 
 class Heard(logging.Handler):
@@ -81,6 +81,21 @@ def asked(reader: str, item: Item) -> bool:
     )
 
 
+def control(reader: str) -> bool:
+    """Load the reader and read a plain film with it: a reader that cannot is not installed, and no case is scored."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.dcm"
+        path.write_bytes(kit.film())
+        return READERS[reader]().film(path, {}).values is not None
+
+
+def _started(reader: str) -> ProcessPoolExecutor:
+    """Start a child process with the reader loaded; its start does not count against a case."""
+    pool = ProcessPoolExecutor(1, get_context("spawn"))
+    pool.submit(control, reader).result()
+    return pool
+
+
 def column(reader: str, table: dict[str, Item]) -> dict[str, str]:
     """Return the verdict of every case for one reader, in a child process that is started again if it dies."""
     pool, verdicts = None, {}
@@ -88,7 +103,7 @@ def column(reader: str, table: dict[str, Item]) -> dict[str, str]:
         if not asked(reader, item):
             verdicts[id_] = NONE
             continue
-        pool = pool or ProcessPoolExecutor(1, get_context("spawn"))
+        pool = pool or _started(reader)
         try:
             verdicts[id_] = pool.submit(judge, reader, id_).result(timeout=SECONDS)
         except (BrokenProcessPool, TimeoutError):
