@@ -21,21 +21,24 @@ from benchmarks.silent_errors.score import CRASHED, NONE, Item, items, kit, verd
 MEMORY, SECONDS = 6 << 30, 60
 
 
+USUAL: set[str] = set()  # what this process says about a plain film too: no warning about a case
+
+
 class Heard(logging.Handler):
     """Remembers whether anything was logged as a warning or worse."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.count = 0
+        self.messages: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002
-        """Count it."""
-        self.count += 1
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep its text."""
+        self.messages.append(record.getMessage())
 
 
 @contextmanager
-def listening(said: list[bool]):
-    """Append whether the block warned: by Python's warnings, by logging, or on the file descriptor of stderr."""
+def listening(said: list[str]):
+    """Append the block's warnings: Python's, those logged, and lines with WARNING on the file descriptor of stderr."""
     heard, kept = Heard(), os.dup(2)
     logging.getLogger().addHandler(heard)
     with warnings.catch_warnings(record=True) as caught, tempfile.TemporaryFile() as errors:
@@ -48,8 +51,9 @@ def listening(said: list[bool]):
             os.close(kept)
             logging.getLogger().removeHandler(heard)
             errors.seek(0)
-            ours = [one for one in caught if issubclass(one.category, UserWarning)]
-            said.append(bool(ours) or heard.count > 0 or b"WARNING" in errors.read())
+            said += [str(one.message) for one in caught if issubclass(one.category, UserWarning)] + heard.messages
+            if not heard.messages:  # logging without a handler of its own writes there too
+                said += [line for line in errors.read().decode(errors="replace").splitlines() if "WARNING" in line]
 
 
 def judge(reader: str, id_: str) -> str:
@@ -63,7 +67,7 @@ def judge(reader: str, id_: str) -> str:
                 answer = adapter.film(path, item.case.policy) if item.is_film else adapter.series(path)
             except BaseException:  # noqa: BLE001 - whatever its class, a panic of Rust included: a refusal
                 answer = None
-    return verdict(item, _with_warning(answer, said[0]))
+    return verdict(item, _with_warning(answer, bool(set(said) - USUAL)))
 
 
 def _with_warning(answer: Picture | list[Block] | None, said: bool) -> Picture | list[Block] | None:
@@ -86,7 +90,11 @@ def control(reader: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.dcm"
         path.write_bytes(kit.film())
-        return READERS[reader]().film(path, {}).values is not None
+        said: list[str] = []
+        with listening(said):
+            picture = READERS[reader]().film(path, {})
+        USUAL.update(said)
+        return picture.values is not None
 
 
 def _started(reader: str) -> ProcessPoolExecutor:
