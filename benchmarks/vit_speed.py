@@ -31,7 +31,7 @@ class Encoder(nn.Module):
         self.patch = nn.Conv2d(3, width, 16, 16)
         self.body = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
 
-    def forward(self, image: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, image: Tensor) -> Tensor:
         return self.body(self.patch(image).flatten(2).transpose(1, 2))
 
 

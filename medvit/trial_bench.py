@@ -37,7 +37,8 @@ class Bench:
         """Return the network's input from integers [n C *S], on the device."""
         step = self.trained.preprocess
         pixels = torch.from_numpy(np.ascontiguousarray(integers)).to(self.device).float()
-        return pixels * step.scale + step.shift
+        made: Tensor = pixels * step.scale + step.shift
+        return made
 
     def pass_over(self, network: nn.Module, units: Units, way: perturb.Perturbation | None = None) -> Any:
         """Return what `network` gives for every unit, disturbed or not, ordered by uid."""
