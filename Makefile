@@ -12,8 +12,8 @@ export DO_NOT_TRACK ?= 1
 train: $(VENV)/.ok  ## environment, then a first run on generated films
 	$(BIN)/python -m medvit.train
 
-test: $(VENV)/.ok  ## the default suite
-	$(BIN)/python -m pytest -m "not slow and not browser"
+test: $(VENV)/.ok  ## the default suite, on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow and not browser"
 
 test-all: $(VENV)/.ok  ## with the slow tests and the browser tests
 	$(BIN)/python -m pytest
