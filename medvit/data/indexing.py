@@ -8,7 +8,7 @@ import fnmatch
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,9 @@ def collect(root: Path, folder: Path, options: Options) -> Indexed:
         ) from error
     if scanned.empty or (scanned["code"] == "I-SKIP").all():
         told = "; ".join(f"{number} {why}" for why, number in skipped.items()) or "no file at all"
+        for place in (folder / PARTS, folder):
+            with suppress(OSError):  # it holds something: not ours alone
+                place.rmdir()
         raise DataError(f"E-EMPTY no DICOM, PNG, JPEG or NIfTI image below data.root ({told}, {len(scanned)} opened)")
     scanned = _left_out(scanned, options.leave_out, skipped)
     with progress("planning series") as step:
