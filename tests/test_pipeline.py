@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_whole_path_runs_from_generated_dicom_to_predictions(trained: Path) -> None:
-    medvit(trained, "evaluate", "run=latest", "split=test", "bootstrap.draws=50")
+    medvit(trained, "evaluate", "run=latest", "split=test", "bootstrap.draws=100")
     medvit(trained, "register", "run=latest", "name=films", "alias=candidate")
     medvit(trained, "export", "run=latest", "out=bundle")
     medvit(trained, "predict", "bundle=bundle", "input=work/phantom_cxr/raw/dicom", "out=predictions")

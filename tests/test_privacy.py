@@ -38,7 +38,7 @@ def test_no_byte_of_a_patients_header_is_written_anywhere(tmp_path: Path, real_d
     small = ["model.image_size=[64,64]", "model.depth=2", "trainer.epochs=2", "trainer.progress_bar=false"]
     medvit(tmp_path, "train", *recipe, *small)
     runs = "tracking.folder=work/runs"
-    medvit(tmp_path, "evaluate", "run=latest", runs, "bootstrap.draws=50")
+    medvit(tmp_path, "evaluate", "run=latest", runs, "bootstrap.draws=100")
     medvit(tmp_path, "register", "run=latest", "name=films", "alias=candidate", runs)
     medvit(tmp_path, "export", "run=latest", "out=work/bundle", runs)
     done = medvit(tmp_path, "predict", "bundle=work/bundle", "input=films", "out=work/predictions")
