@@ -1,16 +1,17 @@
 """How fast films reach the model, against MONAI's caches and a PNG folder: ratios measured in one run.
 
-    OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 python benchmarks/data_speed.py [--films 256] [--files 6]
+    OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 python benchmarks/data_speed.py [--films 256] [--files 40]
 
 Epoch >= 2: samples per second of one process that makes shuffled batches of 32 (processor time, medians of alternating
 rounds); resident memory is anonymous pages only (a memory map's pages belong to the system's file cache). First epoch:
-files per second of one core, 2500x2048 12-bit films. LMDBDataset needs the package lmdb, MONAI's JPEG lossless needs
-python-gdcm.
+files per second of one core, 2500x2048 12-bit films, a new cache each time; then the same files with 1 and 2 worker
+processes by the clock. LMDBDataset needs the package lmdb, MONAI's JPEG lossless needs python-gdcm.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import shutil
 import statistics
@@ -73,6 +74,10 @@ def later_epochs(work: Path, size: int, films: int, rounds: int) -> None:
     units = Units(Cache.build(table(names), root, pre, work / "cache", workers=1), np.arange(films), NoLabels())
     loader = BatchLoader(units, Plan(BATCH, sampler=Sampler()))
     paths = [str(root / name) for name in names]
+    (work / f"jpeg{size}").mkdir()
+    jpegs = [str(work / f"jpeg{size}" / name.replace("png", "jpg")) for name in names]
+    for n, path in enumerate(jpegs):
+        cv2.imwrite(path, film((size, size), n, 8))
     chain = Compose(
         [LoadImage(image_only=True), EnsureChannelFirst(), Resize((size, size)), ScaleIntensityRange(0, 255, -2, 2)]
     )
@@ -107,7 +112,8 @@ def later_epochs(work: Path, size: int, films: int, rounds: int) -> None:
         "medvit batches, float on CPU": batches_normalised,
         "MONAI CacheDataset": drained(CacheDataset(paths, chain, progress=False), {}),
         "MONAI PersistentDataset": drained(PersistentDataset(paths, chain, work / f"persistent{size}"), {}),
-        "PNG folder as timm users have": drained(PngFolder(paths, size), {}),
+        "PNG folder as timm users have": drained(PictureFolder(paths, size), {}),
+        "JPEG folder, stored at the size": drained(PictureFolder(jpegs, size), {}),
     }
     try:
         runs["MONAI LMDBDataset"] = drained(LMDBDataset(paths, chain, work / f"lmdb{size}", progress=False), {})
@@ -130,7 +136,7 @@ def later_epochs(work: Path, size: int, films: int, rounds: int) -> None:
     report(f"epoch >= 2, {size} px, {films} films", seconds, "MONAI PersistentDataset", memory)
 
 
-class PngFolder(torch.utils.data.Dataset):
+class PictureFolder(torch.utils.data.Dataset):
     """PIL to RGB, resize, tensor, normalise: the image folder of timm and Hugging Face scripts."""
 
     def __init__(self, paths: list[str], size: int) -> None:
@@ -186,29 +192,41 @@ def first_epoch(work: Path, files: int, rounds: int, lossless: bool) -> None:
         [LoadImage(reader="PydicomReader", image_only=True), EnsureChannelFirst(), Resize((224, 224)), ScaleIntensity()]
     )
 
-    def ours() -> None:
-        shutil.rmtree(work / "first", ignore_errors=True)
-        Cache.build(rows, root, pre, work / "first", workers=1)
-
-    def theirs() -> None:
-        for name in names:
-            chain(root / name)
-
-    runs = {"medvit (decode, resize, write)": ours, "MONAI LoadImage chain": theirs}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    chains = {
+        "medvit (decode, resize, write)": lambda folder: Cache.build(rows, root, pre, folder, workers=1),
+        "MONAI LoadImage chain": lambda _folder: [chain(root / name) for name in names],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in chains}
     for turn in range(rounds + 1):
-        for name, run in runs.items():
+        for name, run in chains.items():
             start = time.process_time()
-            run()
+            run(root / f"cache{turn}")
             if turn:
                 seconds[name].append((time.process_time() - start) / files)
     report(f"first epoch, {kind}, 2500x2048 to 224, one core", seconds, "MONAI LoadImage chain")
+    if importlib.util.find_spec("joblib"):
+        scaling(rows, root, pre)
+    shutil.rmtree(root)
+
+
+def scaling(rows: pd.DataFrame, root: Path, pre: FilmPreprocess) -> None:
+    """Print the clock time of one build with 1 and with 2 processes; the files are listed several times over."""
+    many = pd.concat([rows] * 4, ignore_index=True)
+    many["uid"] = [f"{n:032x}" for n in range(len(many))]
+    taken = {}
+    for workers in (1, 2):
+        Cache.build(many[:64], root, pre, root / f"start{workers}", workers=workers)  # joblib keeps its processes
+        start = time.perf_counter()
+        Cache.build(many, root, pre, root / f"workers{workers}", workers=workers)
+        taken[workers] = (time.perf_counter() - start) / len(many)
+    rates = ", ".join(f"{workers}: {1 / each:.0f} files/s" for workers, each in taken.items())
+    print(f"processes by the clock: {rates}, {taken[1] / taken[2]:.2f} times", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--films", type=int, default=256)
-    parser.add_argument("--files", type=int, default=6)
+    parser.add_argument("--files", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="*", default=[224, 512])
     given = parser.parse_args()

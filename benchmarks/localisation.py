@@ -1,13 +1,14 @@
 """Do the maps point at the finding, and do they tell what the network used?
 
-    python benchmarks/localisation.py phantom [films]        generated chest films, planted opacities with their boxes
-    python benchmarks/localisation.py brain                  MEDVIT_REAL_DATA/labelled/mri_brain_tumor_3class, boxes
-    python benchmarks/localisation.py masks                  MEDVIT_REAL_DATA/labelled/mri_tumor_slices_masks, masks
+    python benchmarks/localisation.py phantom KEPT [images]   generated chest films, planted opacities with their boxes
+    python benchmarks/localisation.py brain KEPT [images]     MEDVIT_REAL_DATA/labelled/mri_brain_tumor_3class, boxes
+    python benchmarks/localisation.py masks KEPT [images]     MEDVIT_REAL_DATA/labelled/mri_tumor_slices_masks, masks
 
-Trains a small ViT in this process, then prints one row per method on held-out patients (brain: on held-out groups of
-like slices, since patients are unknown): localisation against box or mask, faithfulness and sanity, 95 % intervals by
-patient bootstrap. "shuffled" is the same method on shuffled weights: it has to fall to what "even map" (chance) gives.
-Label randomisation: rank correlation with the maps of the same network trained on permuted labels.
+Trains a small ViT in this process (or takes it from the folder KEPT, where it is left), then prints one row per method
+on held-out patients (brain: on held-out groups of like slices, since patients are unknown): localisation against box or
+mask, faithfulness and sanity, 95 % intervals by patient bootstrap. "shuffled" is the same method on shuffled weights:
+it has to fall to what "even map" (chance) gives. Label randomisation: rank correlation with the maps of the same
+network trained on permuted labels, for a third of the epochs.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 
 from medvit.dicom import phantom
 from medvit.explain import attribution, faithfulness, localise
-from medvit.explain.overlay import maps_of, upsample
+from medvit.explain.overlay import upsample
+from medvit.explain.reference import Answer, Reference, choose, grey
 from medvit.metric.ranking import auroc
 from medvit.model.design import Design
 from medvit.model.network import Network
 from medvit.model.pool import AttentionPool
 from medvit.model.vit import ViT
 
-SIDE, PATCH, EXPLAINED = 96, 8, 60
+SIDE, PATCH = 96, 8
+FILMS, EPOCHS = 1200, {"phantom": 20, "brain": 30, "masks": 25}
+STAND_IN = {"edges": faithfulness.edge_map, "noise": faithfulness.random_map}
 
 
 class Data(NamedTuple):
@@ -99,12 +104,19 @@ def masks(folder: Path) -> Data:
     return Data(image[:, None], label, mask, patient, 1.0)
 
 
-def train(data: Data, rows: np.ndarray, label: np.ndarray, epochs: int) -> Network:
-    """Return a small ViT trained from scratch on some rows; shifted and scaled in grey at random."""
+def network(outputs: int) -> Network:
+    """Return a small ViT with random weights."""
     torch.manual_seed(0)
-    outputs = int(data.label.max()) + 1
     design = Design(positions="sincos", stem="conv")
-    net = Network(ViT([SIDE, SIDE], [PATCH, PATCH], 1, 96, 4, 3, design), AttentionPool("classes"), outputs)
+    return Network(ViT([SIDE, SIDE], [PATCH, PATCH], 1, 96, 4, 3, design), AttentionPool("classes"), outputs)
+
+
+def trained(data: Data, rows: np.ndarray, label: np.ndarray, epochs: int, kept: Path) -> Network:
+    """Return the network trained from scratch on some rows; shifted and scaled in grey at random."""
+    net = network(int(data.label.max()) + 1)
+    if kept.is_file():
+        net.load_state_dict(load_file(kept))
+        return net.eval()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.95))
     steps = epochs * (len(rows) // 32)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.2)
@@ -119,6 +131,8 @@ def train(data: Data, rows: np.ndarray, label: np.ndarray, epochs: int) -> Netwo
             loss.backward()
             optimizer.step()
             schedule.step()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, kept)
     return net.eval()
 
 
@@ -127,84 +141,104 @@ def tensor(integers: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(integers).float() / 127.5 - 1
 
 
-def main(name: str, count: int, epochs: int) -> None:
+def main(name: str, kept: Path, count: int) -> None:
     """Train, explain, print."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     root = Path(os.environ.get("MEDVIT_REAL_DATA", ".")) / "labelled"
     began = time.time()
-    data = (phantom_films(count) if name == "phantom" else brain(root / "mri_brain_tumor_3class") if name == "brain"
+    data = (phantom_films(FILMS) if name == "phantom" else brain(root / "mri_brain_tumor_3class") if name == "brain"
             else masks(root / "mri_tumor_slices_masks"))  # fmt: skip
     groups = np.unique(data.patient)
     held = np.random.default_rng(1).permutation(groups)[: max(2, len(groups) // 4)]
     test, rows = np.flatnonzero(np.isin(data.patient, held)), np.flatnonzero(~np.isin(data.patient, held))
-    net = train(data, rows, data.label, epochs)
+    net = trained(data, rows, data.label, EPOCHS[name], kept / f"{name}.safetensors")
+    shuffled = np.random.default_rng(2).permutation(data.label)
+    permuted = trained(data, rows, shuffled, max(2, EPOCHS[name] // 3), kept / f"{name}_permuted.safetensors")
     with torch.no_grad():
         logits = torch.cat([net(tensor(data.image[part])) for part in np.array_split(test, max(1, len(test) // 64))])
     share = logits.softmax(1).numpy()
     areas = [auroc(data.label[test] == k, share[:, k]) for k in range(share.shape[1])]
     print(f"{name}: {len(rows)} train, {len(test)} test images, {time.time() - began:.0f} s", flush=True)
     print(f"AUROC per class on the test images: {np.round(areas, 3)}", flush=True)
-    permuted = train(data, rows, np.random.default_rng(2).permutation(data.label), max(2, epochs // 3))
-    chosen = test[data.mask[test].any(axis=(1, 2))]
-    chosen = np.random.default_rng(3).permutation(chosen)[:EXPLAINED]
-    table(net, permuted, data, chosen)
+    chosen = np.random.default_rng(3).permutation(test[data.mask[test].any(axis=(1, 2))])[:count]
+    parts = [part(net, data, rows, chosen, k) for k in np.unique(data.label[chosen]).tolist()]
+    for each in parts:
+        print(f"class {each.output}: {len(each.rows)} images, reference {each.fill.name}, fall {each.fill.fall:.2f}")
+    table(net, permuted, data, parts)
     print(f"{time.time() - began:.0f} s in all")
 
 
-def table(net: Network, permuted: Network, data: Data, chosen: np.ndarray) -> None:
+class Part(NamedTuple):
+    """The explained images of one class: their rows, and what stands for what is taken away."""
+
+    output: int
+    rows: np.ndarray
+    image: torch.Tensor
+    fill: Reference
+
+    def answer(self, net: Network) -> Answer:
+        """Return what gives the probability of the class."""
+        return lambda image: net(image).softmax(1)[:, self.output]
+
+
+def part(net: Network, data: Data, rows: np.ndarray, chosen: np.ndarray, output: int) -> Part:
+    """Return the images of a class with the better of two references."""
+    mine = chosen[data.label[chosen] == output]
+    average = tensor(data.image[rows[data.label[rows] != output]]).mean(dim=0, keepdim=True)
+    made = Part(output, mine, tensor(data.image[mine]), Reference("", None, 0.0))
+    return made._replace(fill=choose([(made.answer(net), made.image)], average))
+
+
+def table(net: Network, permuted: Network, data: Data, parts: list[Part]) -> None:
     """Print one row per method."""
-    patient = data.patient[chosen].astype(str)
-    truths = [localise.Truth(data.mask[n], (data.mm, data.mm), p) for n, p in zip(chosen, patient, strict=True)]
-    print(
-        f"{len(chosen)} images with a finding, {len(set(patient))} patients; tolerance {truths[0].tolerance_mm:.1f} mm"
-    )
+    rows = np.concatenate([each.rows for each in parts])
+    truths = [localise.Truth(data.mask[n], (data.mm, data.mm), str(data.patient[n])) for n in rows]
+    unit = "mm" if data.mm != 1 else "pixels"
+    print(f"{len(rows)} images with a finding, {len({t.patient for t in truths})} patients or groups; "
+          f"tolerance {truths[0].tolerance_mm:.1f} {unit}")  # fmt: skip
     other = faithfulness.shuffled(net, "all")
-    ways = {**attribution.METHODS, "edges": faithfulness.edge_map, "noise": faithfulness.random_map}
-    for name, way in ways.items():
+    for name in (*attribution.METHODS, *STAND_IN):
         began = time.time()
-        maps, faith = per_class(net, data, chosen, way)
-        seconds = (time.time() - began) / len(chosen)
-        line(name, maps, truths, patient, faith, sanity(net, permuted, data, chosen, way), seconds)
-        if name in ("relevance", "grad_attention"):
-            line(f"{name} shuffled", per_class(other, data, chosen, way)[0], truths, patient)
-    line("centre prior", np.stack([localise.centre_prior((SIDE, SIDE))] * len(chosen)), truths, patient)
-    line("even map", np.ones((len(chosen), SIDE, SIDE)), truths, patient)
+        ways = [STAND_IN.get(name) or attribution.method(name, each.fill.image) for each in parts]
+        maps = [way(net, each.image, each.output) for way, each in zip(ways, parts, strict=True)]
+        seconds = (time.time() - began) / len(rows)
+        faith = np.concatenate([faithful(net, each, found) for each, found in zip(parts, maps, strict=True)])
+        first = parts[0]
+        checks = faithfulness.sanity(ways[0], net, first.image[:4], first.output, (0, 1, 2, 3), permuted)
+        line(name, sized(maps), truths, faith, checks, seconds)
+        if name in ("integrated", "occlusion", "relevance"):
+            random = [way(other, each.image, each.output) for way, each in zip(ways, parts, strict=True)]
+            line(f"{name} shuffled", sized(random), truths)
+    line("centre prior", np.stack([localise.centre_prior((SIDE, SIDE))] * len(rows)), truths)
+    line("even map", np.ones((len(rows), SIDE, SIDE)), truths)
 
 
-def per_class(net: Network, data: Data, chosen: np.ndarray, way) -> tuple[np.ndarray, np.ndarray]:
-    """Return maps of each image's own class at the input's size, and deletion and insertion [n 2]."""
-    maps, faith = np.zeros((len(chosen), SIDE, SIDE)), np.zeros((len(chosen), 2))
-    for output in np.unique(data.label[chosen]).tolist():
-        mine = np.flatnonzero(data.label[chosen] == output)
-        image = tensor(data.image[chosen[mine]])
-        found = maps_of(net, image, output, way)
-        maps[mine] = upsample(found, (SIDE, SIDE)).numpy()
-        curves = faithfulness.curves(net, image, found, lambda logits, k=output: logits.softmax(1)[:, k])
-        faith[mine] = np.stack(curves, axis=1)
-    return maps, faith
+def faithful(net: Network, each: Part, maps: torch.Tensor) -> np.ndarray:
+    """Return insertion minus deletion [n]."""
+    fill = grey(each.image) if each.fill.image is None else each.fill.image.expand_as(each.image)
+    deletion, insertion = faithfulness.curves(each.answer(net), each.image, maps, fill)
+    return insertion - deletion
 
 
-def sanity(net: Network, permuted: Network, data: Data, chosen: np.ndarray, way) -> dict[str, float]:
-    """Return rank correlations after shuffling the head, all weights, and with permuted training labels."""
-    first = chosen[:6]
-    output = int(data.label[first[0]])
-    image = tensor(data.image[first])
-    found = faithfulness.sanity(way, net, image, output, seeds=(0, 1))
-    return {**found, "labels": faithfulness.agreement(way(net, image, output), way(permuted, image, output))}
+def sized(maps: list[torch.Tensor]) -> np.ndarray:
+    """Return the positive part of maps at the input's size."""
+    return upsample(torch.cat(maps), (SIDE, SIDE)).clamp_min(0).numpy()
 
 
-def line(name, maps, truths, patient, faith=None, checks=None, seconds=None) -> None:
-    """Print a row."""
+def line(name, maps, truths, faith=None, checks=None, seconds=None) -> None:
+    """Print a row of a table."""
     scores = [localise.score(saliency, truth) for saliency, truth in zip(maps, truths, strict=True)]
     columns = {key: [score[key] for score in scores] for key in localise.SCORES}
     if faith is not None:
-        columns["ins-del"] = faith[:, 1] - faith[:, 0]
-    found = localise.summary(columns, list(patient))
-    cells = [f"{key} {v.value:.2f} ({v.low:.2f} to {v.high:.2f})" for key, v in found.items()]
-    tail = "" if checks is None else "  same with shuffled " + ", ".join(f"{key} {v:.2f}" for key, v in checks.items())
-    print(f"{name:24}", "  ".join(cells), tail, "" if seconds is None else f" {seconds:.2f} s/image", flush=True)
+        columns["faithful"] = faith
+    found = localise.summary(columns, [truth.patient for truth in truths])
+    cells = [f"{v.value:.2f} ({v.low:.2f} to {v.high:.2f})" for v in found.values()]
+    cells += ["-"] * (4 - len(cells))
+    cells += ["-"] * 4 if checks is None else [f"{checks[key]:.2f}" for key in ("head", "all", "labels")] + [
+        "passes" if faithfulness.passes(checks) else "fails"]  # fmt: skip
+    print("|", " | ".join([name, *cells, "-" if seconds is None else f"{1000 * seconds:.0f}"]), "|", flush=True)
 
 
 if __name__ == "__main__":
-    kind = sys.argv[1] if len(sys.argv) > 1 else "phantom"
-    main(kind, int(sys.argv[2]) if len(sys.argv) > 2 else 1200, {"phantom": 12, "brain": 15, "masks": 25}[kind])
+    kind, place = sys.argv[1], Path(sys.argv[2])
+    main(kind, place, int(sys.argv[3]) if len(sys.argv) > 3 else 60)

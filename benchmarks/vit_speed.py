@@ -14,9 +14,12 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+
+from medvit.model.linear import at_rest
 
 SHAPES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 Step = Callable[[Tensor], Tensor]
@@ -35,18 +38,22 @@ class Encoder(nn.Module):
         return self.body(self.patch(image).flatten(2).transpose(1, 2))
 
 
+def mend_torchvision() -> torch.library.Library:
+    """Let transformers be imported where a CPU torch stands beside a CUDA torchvision, while the result is kept."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
 def candidates(width: int, depth: int, heads: int, side: int) -> dict[str, nn.Module]:
     from medvit.model.vit import ViT
 
     found: dict[str, nn.Module] = {"medvit": ViT((side, side), (16, 16), 3, width, depth, heads)}
     found["nn.TransformerEncoder"] = Encoder(width, depth, heads)
     if importlib.util.find_spec("transformers"):
-        library = torch.library.Library("torchvision", "FRAGMENT")  # a CPU torch beside a CUDA torchvision
-        for name in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        found["library"] = nn.Identity()
-        found["library"].keep = library
+        library = mend_torchvision()
         import transformers
 
         config = transformers.ViTConfig(
@@ -57,13 +64,18 @@ def candidates(width: int, depth: int, heads: int, side: int) -> dict[str, nn.Mo
             image_size=side,
         )
         found["transformers"] = transformers.ViTModel(config, add_pooling_layer=False)
-        del found["library"]
+        del library
     if importlib.util.find_spec("timm"):
         import timm
 
         found["timm"] = timm.create_model(
             "vit_base_patch16_224", img_size=side, embed_dim=width, depth=depth, num_heads=heads, num_classes=0
         )
+    if importlib.util.find_spec("monai"):
+        from monai.networks.nets.vit import ViT as Monai
+
+        sizes = {"hidden_size": width, "mlp_dim": 4 * width, "num_layers": depth, "num_heads": heads}
+        found["monai"] = Monai(3, (side, side), (16, 16), **sizes, spatial_dims=2)
     return found
 
 
@@ -149,7 +161,8 @@ def main() -> None:
                 continue
             runs = {name: step(model, image, train=train, bf16=bf16) for name, model in models.items()}
             runs["limit"] = limit(width, depth, count, asked.batch, asked.device, train=train, bf16=bf16)
-            seconds = measure(runs, asked.repeats, asked.device)
+            with nullcontext() if train else at_rest(models["medvit"]):  # as validation does
+                seconds = measure(runs, asked.repeats, asked.device)
             ratios = {name: round(value / seconds["medvit"], 3) for name, value in seconds.items()}
             report = {"model": asked.model, "batch": asked.batch, "mode": mode, "medvit_s": round(seconds["medvit"], 4)}
             print(json.dumps({**report, "times of medvit": ratios}))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,40 +30,41 @@ def spec_from(settings: dict[str, Any], kind: str, names: tuple[str, ...]) -> Ev
     return from_json({"kind": kind, "names": names, "points": points, **{key: settings[key] for key in keys}})
 
 
-def evaluate_again(predictions: Path, settings: dict[str, Any], out: Path | None = None) -> Report:
+def evaluate_again(
+    predictions: Path, settings: dict[str, Any], out: Path | None = None, given: Collection[str] | None = None
+) -> Report:
     """Report on the predictions of an earlier evaluation, with the thresholds frozen then, without model or images.
 
-    The report goes to `out`, by default the folder `again` beside the predictions.
+    The report goes to `out`, by default the folder `again` beside the predictions. With `given`, only these top-level
+    settings are used; the others are those of the report.json beside the predictions.
 
     Raises:
         EvaluationError: a file that is missing or damaged, thresholds that were changed or frozen with other settings.
     """
-    from medvit.report import keep, protocol
-    from medvit.report.frozen import read
+    from medvit.report.again import again
 
-    file = predictions.parent / "thresholds.json"
-    task = read(file).content["decides"]
-    spec = spec_from(settings, task["kind"], tuple(task["names"]))
-    validation, test = protocol.sides(predictions, settings["split"])
-    return protocol.evaluate_predictions(
-        validation,
-        test,
-        spec,
-        out or predictions.parent / "again",
-        frozen=file,
-        extras=keep.load(predictions.parent),
-        split=settings["split"],
-    )
+    return again(predictions, partial(spec_from, settings), out or predictions.parent / "again", given)
 
 
 def problems(settings: dict[str, Any]) -> list[str]:
     """Return what is wrong with the settings before anything heavy is imported."""
-    given = [key for key in ("run", "predictions") if settings[key]]
+    given = [key for key in ("run", "runs", "predictions") if settings[key]]
     found = (
         []
         if len(given) == 1
-        else [f"give either run=RUN_ID or predictions=FILE; found {' and '.join(given) or 'neither'}"]
+        else [f"give one of run=RUN_ID, runs=[ID,ID] or predictions=FILE; found {' and '.join(given) or 'none'}"]
     )
+    site, name = settings["data"]["folder"], settings["data"]["name"]
+    if site and not (Path(site) / "manifest.parquet").is_file():
+        found.append("data.folder has no manifest.parquet; run `python -m medvit.index data.root=DIR data.folder=...`")
+    if site and (not re.fullmatch("[a-z0-9_-]{1,40}", str(name)) or name in {"train", "val", "test"}):
+        found.append(f"data.name={name}: expected a name of its own in a-z, 0-9, _ and -")
+    if site and not settings["run"]:
+        found.append("data.folder needs run=RUN_ID: one model is tested on another site")
+    if settings["split"] not in {"test", "val"}:
+        found.append(f"split={settings['split']}: expected test or val; another site is data.folder=DIR data.name=NAME")
+    if settings["runs"] and len(set(settings["runs"])) < max(2, len(settings["runs"])):
+        found.append("runs: expected two or more different run ids")
     if settings["predictions"] and not Path(settings["predictions"]).is_file():
         found.append("predictions=... is not a file; expected FOLDER/predictions.parquet")
     return found
@@ -69,14 +73,21 @@ def problems(settings: dict[str, Any]) -> list[str]:
 @entry("evaluate", problems)
 def run(settings: dict[str, Any]) -> None:
     """Run the command of conf/evaluate.yaml."""
+    out = Path(settings["out"]) if settings["out"] else None
     if settings["run"]:
-        from medvit.trial import evaluate_run
+        from medvit.trial.run import evaluate_run
 
         report = evaluate_run(settings, spec_from)
-        sys.stdout.write("\n".join(["", *report.headline, ""]))
-        return
-    out = Path(settings["out"]) if settings["out"] else None
-    evaluate_again(Path(settings["predictions"]), settings, out)
+    elif settings["runs"]:
+        from medvit.trial.seeds import evaluate_seeds
+
+        report = evaluate_seeds(settings, spec_from)
+    else:
+        from hydra.core.hydra_config import HydraConfig
+
+        given = {change.lstrip("+~").partition("=")[0].partition(".")[0] for change in HydraConfig.get().overrides.task}
+        report = evaluate_again(Path(settings["predictions"]), settings, out, given)
+    sys.stdout.write("\n".join(["", *report.headline, ""]))
 
 
 if __name__ == "__main__":

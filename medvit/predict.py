@@ -32,12 +32,15 @@ class Also:
     reports: bool = False
 
 
-def predict(bundle: Path, source: Path, out: Path, also: Also = Also(), workers: int | None = None) -> int:
+def predict(
+    bundle: Path, source: Path, out: Path, also: Also = Also(), workers: int | None = None, *, isolate: bool = True
+) -> int:
     """Predict every DICOM file of a folder (or one file) and return the exit code: 0, or 10 when some were rejected.
 
     Writes `predictions.csv` (one row per film or series, in the order of the file names) and `studies/<study>.json`.
     Images are named by pseudonym and position; with `also.crosswalk`, `crosswalk.csv` (mode 0600) says which file is
-    which, and with `also.reports` a DICOM structured report of each predicted image goes to `sr/<uid>.dcm`.
+    which, and with `also.reports` a DICOM structured report of each predicted image goes to `sr/<uid>.dcm`. `isolate`
+    decodes in child processes with caps: a file that crashes a decoder, or takes over 30 s or 2 GiB, is rejected alone.
 
     Raises:
         BundleError: the bundle is incomplete or altered.
@@ -49,7 +52,7 @@ def predict(bundle: Path, source: Path, out: Path, also: Also = Also(), workers:
     runtime = verified(bundle, workers)
     units = results.units_of(results.files_in(source), series=runtime.preprocess.kind == "volume")
     with writing(out, DataError) as part:
-        found = list(_watched(runtime.stream([unit.source for unit in units]), len(units)))
+        found = list(_watched(runtime.stream([unit.source for unit in units], isolate=isolate), len(units)))
         results.write_table(part / "predictions.csv", runtime, units, found)
         results.write_studies(part / "studies", runtime, units, found)
         if also.crosswalk:
@@ -105,7 +108,8 @@ def main(settings: dict[str, Any]) -> int:
             verified(bundle)
             return 0
         also = Also(settings["crosswalk"], settings["sr"])
-        return predict(bundle, Path(settings["input"]), Path(settings["out"]), also, settings["workers"])
+        source, out, isolate = Path(settings["input"]), Path(settings["out"]), settings["isolate"]
+        return predict(bundle, source, out, also, settings["workers"], isolate=isolate)
     except MedvitError:
         raise
     except Exception as error:  # noqa: BLE001 (the outermost border: a message may hold a path or a name, so it is not shown)

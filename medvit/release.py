@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from medvit.errors import DataError, RunError
 
 if TYPE_CHECKING:
+    from medvit.data.units import Units
+    from medvit.engine.checkpoint import TrainedRun
     from medvit.engine.fit import Fitted
     from medvit.export.build import Exported, Trained
     from medvit.export.bundle import Contents
     from medvit.tracking.model import Logged
     from medvit.tracking.run import Run
 
+_TOLD = ("family", "weights", "revision", "sha256", "licence", "citation")  # of a checkpoint, as tags of the run
 SAMPLES = 16  # films, or series, that the parity gate looks at
 
 
@@ -56,7 +62,7 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     thresholds = None if draft else evaluated.check(run)
     loaded = load_run(run.folder)
     images = _Images(loaded.settings["data"], loaded.hashes)
-    origin = {"run_id": run.id, "hashes": evaluated.state(run), **provenance.environment()}
+    origin = {"run_id": run.id, "hashes": evaluated.state(run), "weights": loaded.weights, **provenance.environment()}
     name = options.get("name") or f"{loaded.settings['data'].get('name') or 'medvit'} {run.id[:8]}"
     contents = draft_contents(
         name,
@@ -65,6 +71,7 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
         images.side("train"),
         origin,
         options.get("definitions"),
+        _unlike([images.units(side, loaded) for side in ("train", "val")]),
     )
     if thresholds is not None:
         contents = evaluated_contents(contents, thresholds, run.values)
@@ -83,8 +90,9 @@ class _Images:
     def __init__(self, data: dict[str, Any], hashes: dict[str, str]) -> None:
         from medvit.data import manifest, splits
 
-        self.manifest = manifest.read(Path(data["folder"]))
-        self.splits = splits.read(Path(data["folder"]), self.manifest)
+        self.folder = Path(data["folder"])
+        self.manifest = manifest.read(self.folder)
+        self.splits = splits.read(self.folder, self.manifest)
         self.fold = data.get("fold")
         found = {"manifest": self.manifest.digest, "split": self.splits.digest}
         changed = [key for key, value in found.items() if hashes.get(key, value) != value]
@@ -96,6 +104,15 @@ class _Images:
     def side(self, split: str) -> Any:
         """Return the manifest rows of one side of the split."""
         return self.splits.rows(self.manifest, split, self.fold)
+
+    def units(self, split: str, loaded: TrainedRun) -> Units:
+        """Return the images of one side as they are cached for this run."""
+        from medvit.data.cache import Cache
+        from medvit.data.units import Units
+
+        rows, folder = self.side(split), self.folder / "cache"
+        cache = Cache.build(rows, self.manifest.root, loaded.preprocess, folder, on_bad="exclude")
+        return Units(cache, np.arange(len(cache)), loaded.task)
 
     def samples(self) -> list[Path | list[Path]]:
         """Return files of some validation images, spread over all of them: never of the test side."""
@@ -112,7 +129,8 @@ def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     from medvit.tracking import model, provenance, view
     from medvit.tracking.declared import redacted
 
-    hashes, environment = provenance.hashes(settings, **fitted.data.hashes), provenance.environment()
+    sealed = {"validation": provenance.file_sha256(run.folder / "validation.parquet")}  # thresholds will come from it
+    hashes, environment = provenance.hashes(settings, **fitted.data.hashes, **sealed), provenance.environment()
     for name, content in (("config", redacted(settings)), ("environment", environment), ("hashes", hashes)):
         run.json(content, f"{name}.json")
     sheet = run.folder / "augmentation.png"
@@ -121,12 +139,18 @@ def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     title = settings["data"]["name"]
     for context in ("training", "validation"):
         run.dataset(title, hashes["manifest"], context)
-    origin = {"run_id": run.id, "hashes": hashes, **environment}
+    if fitted.weights:
+        run.json(fitted.weights, "weights.json")
+        run.tags(_weights_tags(fitted.weights))
+    origin = {"run_id": run.id, "hashes": hashes, "weights": fitted.weights, **environment}
     rows = fitted.data.units("train").frame
     parts = fitted.preprocess.to_json(), fitted.task.to_json(), rows, origin
     cases = generated_films() if fitted.preprocess.kind == "film" else ()
     trained = Trained(merge(fitted.network), fitted.preprocess, fitted.task.probabilities_numpy, cases)
-    logged = publish_draft(run, trained, draft_contents(f"{title} {run.id[:8]}", *parts))
+    contents = draft_contents(
+        f"{title} {run.id[:8]}", *parts, unlike=_unlike([fitted.data.units(side) for side in ("train", "val")])
+    )
+    logged = publish_draft(run, trained, contents)
     if settings["tracking"]["register"]:
         model.register(run, logged.model_id, settings["tracking"]["register"], "draft")
     run.note(
@@ -135,6 +159,20 @@ def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     )
     shown = ["data.name", "model.width", "model.depth", "optim.plan.lr", "trainer.epochs"]
     view.save(run.client, run.experiment_id, ["test/auroc", fitted.task.monitor, "val/loss"], shown)
+
+
+def _weights_tags(weights: Mapping[str, str]) -> dict[str, str]:
+    """Return tags that say where the first weights came from; a hub id's slash is written --, as in the store."""
+    plain = {key: re.sub(r"[^\w .,:;+=()@-]+", " ", weights[key].replace("/", "--"))[:200] for key in _TOLD}
+    return {f"medvit.weights.{'id' if key == 'weights' else key}": value for key, value in plain.items() if value}
+
+
+def _unlike(sides: Sequence[Units]) -> dict[str, Any]:
+    """Return what a bundle needs to know images unlike those of the training side, the limits from validation."""
+    from medvit.export.unlike import fitted
+    from medvit.trial.ood import statistics_of
+
+    return fitted(*(statistics_of(side) for side in sides))
 
 
 def publish_draft(run: Run, trained: Trained, contents: Contents) -> Logged:

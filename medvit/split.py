@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medvit.data.audit import Audit
     from medvit.data.manifest import Manifest
     from medvit.data.splits import Splits, SplitSpec
+    from medvit.engine.embed import Embedder
 
 log = logging.getLogger("medvit.split")  # also when it runs as __main__
 
@@ -29,8 +30,10 @@ def split(folder: Path, **spec: Any) -> Splits:
     return _divide(manifests.read(folder), folder, _spec(spec))
 
 
-def audit(folder: Path, workers: int = 1, **spec: Any) -> Audit:
+def audit(folder: Path, workers: int = 1, embed: Embedder | None = None, **spec: Any) -> Audit:
     """Audit the frozen split of `folder` for leaks, and write `audit.json` and `audit.html` beside it.
+
+    embed: a backbone (`medvit.engine.embed`) by which near duplicates are sought too.
 
     A split is made first if there is none, or if `spec` asks for another strategy than the frozen one has. A given
     split that cannot be frozen, because patients stand on two sides of it, is audited as it was given.
@@ -48,11 +51,21 @@ def audit(folder: Path, workers: int = 1, **spec: Any) -> Audit:
     splits, side = _sides(manifest, folder, _spec(spec))
     with progress("decoding for the audit") as step:
         prints = of_manifest(manifest, workers, step)
-    found = audits.examine(manifest, side, prints)
+    alike = None
+    if embed is not None:
+        from medvit.engine.embed import alike as look
+
+        alike = look(embed, manifest, folder, workers)
+    found = audits.examine(manifest, side, prints, alike=alike)
     audits.write(found, manifest, splits, folder)
     page.write(found, manifest, folder)
     log.info("%s\n%s written", page.summary(found), page.REPORT)
     return found
+
+
+def _check(settings: dict[str, Any]) -> list[str]:
+    alone = settings["embed"] and not settings["audit"]
+    return ["embed=... says how the audit looks; it needs audit=true"] * bool(alone)
 
 
 def _spec(values: dict[str, Any]) -> SplitSpec:
@@ -94,7 +107,18 @@ def _sides(manifest: Manifest, folder: Path, spec: SplitSpec) -> tuple[Splits | 
     return made, sides_of(manifest, made)
 
 
-@entry("split")
+def _embedder(source: str, runs: Path) -> Embedder:
+    """Return the backbone of a run ("latest" or an id), or of a checkpoint (hub id with a slash, directory, file)."""
+    from medvit.engine import embed
+
+    if "/" in source or Path(source).exists():
+        return embed.of_checkpoint(source)
+    from medvit.tracking import run as tracking
+
+    return embed.of_run(tracking.get(source, runs, finished=True).folder)
+
+
+@entry("split", _check)
 def run(settings: dict[str, Any]) -> int:
     """Run the command of conf/split.yaml; exact leaks give the exit code of a SplitError."""
     from medvit.errors import SplitError
@@ -103,7 +127,8 @@ def run(settings: dict[str, Any]) -> int:
     if not settings["audit"]:
         split(folder, **settings["split"])
         return 0
-    found = audit(folder, **settings["split"])
+    embed = _embedder(settings["embed"], Path(settings["tracking"]["folder"])) if settings["embed"] else None
+    found = audit(folder, embed=embed, **settings["split"])
     return SplitError.exit_code if found.leaks else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from medvit.config import entry
 if TYPE_CHECKING:
     from medvit.engine.fit import Fitted
     from medvit.tracking.run import Run
+
+_HELPED = "MEDVIT_RUN"  # in the environment of the processes that Lightning starts for further devices: the run
 
 
 def check(settings: dict[str, Any]) -> list[str]:
@@ -34,9 +37,11 @@ def train(settings: dict[str, Any]) -> str:
     from medvit.engine.fit import fit
     from medvit.tracking import run as runs
 
+    tracking, place = settings["tracking"], Path(settings["tracking"]["folder"])
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return _help(runs.get(os.environ.get(_HELPED, "(none)"), place), resumed=bool(settings["resume"]))
     if _generates(settings["data"]):
         _generate(settings["data"], settings["labels"])
-    tracking, place = settings["tracking"], Path(settings["tracking"]["folder"])
     last = None
     if settings["resume"]:
         run = runs.get(settings["resume"], place)
@@ -45,9 +50,23 @@ def train(settings: dict[str, Any]) -> str:
         run = runs.start(place, tracking["experiment"], tracking["name"] or settings["data"]["name"])
     with run:
         run.params(settings)
-        fitted = fit(settings, run.folder, run.metrics, last, lambda picture, name: _attach(run, picture, name))
+        os.environ[_HELPED] = run.id
+        fitted = fit(settings, run.folder, run.metrics, last, run.artifact)
         release.publish_fit(run, fitted, settings)
     _tell(run, fitted, tracking["folder"])
+    return str(run.id)
+
+
+def _help(run: Run, resumed: bool) -> str:
+    """Fit the share of a further device, of a run that another process of the same command tracks and keeps."""
+    import json
+    import logging
+
+    from medvit.engine.fit import fit
+
+    logging.getLogger("medvit").setLevel(logging.WARNING)
+    settings = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
+    fit(settings, run.folder, lambda *_: None, run.folder / "checkpoints" / "last.ckpt" if resumed else None)
     return str(run.id)
 
 
@@ -61,14 +80,6 @@ def _as_it_was(run: Run) -> dict[str, Any]:
         raise RunError(f"run {run.id} has no finished epoch to go on from; start a new run")
     found: dict[str, Any] = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
     return found
-
-
-def _attach(run: Run, picture: bytes, name: str) -> None:
-    """Keep a picture in the run's folder and show it on its MLflow page."""
-    file = run.folder / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(picture)
-    run.artifact(file, name)
 
 
 def _generates(data: dict[str, Any]) -> bool:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 class Facts:
     """What the header says that a model or a reviewer needs; never an identifier, a name or a full date.
 
-    Unknown is "" or None. `view` is PA, AP, LL, ...; `laterality` L, R, B or ""; `spacing_mm` is (row, column) in mm
-    and `spacing_kind` "PixelSpacing", "ImagerPixelSpacing" or "none"; `burned_in` "yes", "no" or "unknown";
-    `age_years` is 0 to 120, capped at 90 in anything published (SE-09).
+    Unknown is "" or None. `view` is PA, AP, LL, ...; `sequence` of an MR series T1, T1C, T2, FLAIR, DWI, ADC, PD, SWI
+    or other; `laterality` L, R, B or ""; `spacing_mm` is (row, column) in mm and `spacing_kind` "PixelSpacing",
+    "ImagerPixelSpacing" or "none"; `burned_in` "yes", "no" or "unknown"; `age_years` is 0 to 120, capped at 90 in
+    anything published (SE-09).
     """
 
     modality: str = ""
@@ -44,6 +45,7 @@ class Facts:
     transfer_syntax: str = ""
     lossy: bool = False
     burned_in: str = "unknown"
+    sequence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

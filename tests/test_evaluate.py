@@ -53,6 +53,26 @@ def test_predictions_alone_give_the_report_again(folders, settings, tmp_path):
     assert (tmp_path / "report.json").read_bytes() == (first / "report.json").read_bytes()
 
 
+def test_predictions_of_another_test_set_than_the_report_are_refused(folders, settings, tmp_path):
+    first = folders / "good" / "evaluation_test"
+    for file in first.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    table = pd.read_parquet(first / "predictions.parquet")
+    table[(table["split"] == "val") | (table.index % 2 == 0)].to_parquet(tmp_path / "predictions.parquet")
+    with pytest.raises(EvaluationError, match=r"another test set than report\.json"):
+        evaluate_again(tmp_path / "predictions.parquet", settings)
+    assert not (tmp_path / "again" / "report.json").exists()
+
+
+def test_settings_of_the_report_hold_where_none_are_given(folders, settings, tmp_path):
+    first = folders / "good" / "evaluation_test"
+    other = {**settings, "bootstrap": {**settings["bootstrap"], "draws": 300}, "subgroups": ["sex"]}
+    again = evaluate_again(first / "predictions.parquet", other, tmp_path, given={"predictions", "subgroups"})
+    assert again.content["spec"]["bootstrap"]["draws"] == 150
+    assert again.content["spec"]["subgroups"] == ["sex"]
+
+
 def test_another_rule_needs_new_thresholds(folders, settings, tmp_path):
     other = {**settings, "operating_point": {**settings["operating_point"], "rule": "sensitivity", "value": 0.9}}
     with pytest.raises(EvaluationError, match=r"other settings \(points\)"):
@@ -60,7 +80,7 @@ def test_another_rule_needs_new_thresholds(folders, settings, tmp_path):
 
 
 def test_one_of_run_and_predictions_must_be_given(settings, tmp_path):
-    assert problems(settings) == ["give either run=RUN_ID or predictions=FILE; found neither"]
+    assert problems(settings) == ["give one of run=RUN_ID, runs=[ID,ID] or predictions=FILE; found none"]
     both = {**settings, "run": "a", "predictions": str(tmp_path / "none.parquet")}
     assert len(problems(both)) == 2
 

@@ -14,7 +14,8 @@ import medvit.config
 folder = medvit.config.conf_dir()
 assert folder.parent.name == "medvit" and (folder / "train.yaml").is_file(), folder
 PY
-"$work/venv/bin/python" -m medvit.train --help | grep -q tracking
+"$work/venv/bin/python" -m medvit.train --help >"$work/help"
+grep -q tracking "$work/help"
 if "$work/venv/bin/python" -m medvit.train modle=vit_tiny_16 2>"$work/err"; then echo "a misspelt key was accepted"; exit 1; fi
 grep -q "did you mean" "$work/err"
 echo "the wheel works: 1 passed, 0 failed"

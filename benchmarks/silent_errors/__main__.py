@@ -1,7 +1,7 @@
 """Scores every installed reader on the bad-input cases: `python -m benchmarks.silent_errors [--markdown] [--reader X]`.
 
-The objects are made here, written to a temporary folder and read in a child process (6 GiB, 60 s a case), so that a
-reader may crash. A warning counts if it reaches the user: Python's warnings, logging, or WARNING on the standard error.
+The objects are made here, written to a temporary folder and read in a child process (6 GiB, 5 minutes a case), so that
+a reader may crash. A warning counts if the user hears it: Python's warnings, logging, WARNING on the standard error.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ class MonaiPydicom:
     needs, reader = ("monai", "pydicom"), "PydicomReader"
 
     def _load(self, path: Path) -> tuple[Array, Array]:
+        """Return the pixels in MONAI's order, (x, y, z) or (x, y, colour), and the affine to LPS."""
         from monai.transforms import LoadImage
 
         image = LoadImage(self.reader, affine_lps_to_ras=False)(path)
@@ -71,8 +72,8 @@ class MonaiPydicom:
         """Read one file."""
         values, affine = self._load(path)
         column, row = np.linalg.norm(affine[:3, :2], axis=0)
-        values = values[:, :, 0] if values.ndim == 3 and values.shape[2] == 1 else values
-        return Picture(values.swapaxes(0, 1), (row, column))
+        values = values[:, :, 0] if values.ndim > 2 and values.shape[2] == 1 else values
+        return Picture(values.swapaxes(0, 1) if values.shape[-1] in (3, 4) else values.T, (row, column))
 
     def series(self, folder: Path) -> list[Block]:
         """Read one folder."""
@@ -87,7 +88,7 @@ class MonaiItk(MonaiPydicom):
 
 
 class SimpleItk:
-    """SimpleITK: ReadImage for a file, ImageSeriesReader for every series that GDCM finds in a folder."""
+    """SimpleITK: ReadImage for a file, ImageSeriesReader for every series of several files that GDCM finds."""
 
     needs = ("SimpleITK",)
 
@@ -105,9 +106,8 @@ class SimpleItk:
 
         blocks = []
         for series in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
-            reader = sitk.ImageSeriesReader()
-            reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series))
-            image = reader.Execute()
+            files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series)
+            image = sitk.ReadImage(files if len(files) > 1 else files[0])
             affine = np.eye(4)
             affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
             affine[:3, 3] = image.GetOrigin()

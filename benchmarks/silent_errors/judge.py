@@ -16,12 +16,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.silent_errors.adapters import READERS, Block, Picture
-from benchmarks.silent_errors.score import CRASHED, NONE, Item, items, kit, verdict
+from benchmarks.silent_errors.score import CRASHED, NONE, Item, items, kit, series_cases, verdict
 
-MEMORY, SECONDS = 6 << 30, 60
+MEMORY, SECONDS = 6 << 30, 300
 
 
-USUAL: set[str] = set()  # what this process says about a plain film too: no warning about a case
+USUAL: dict[bool, set[str]] = {}  # what this process says about a plain film (True) or series: no warning of a case
 
 
 class Heard(logging.Handler):
@@ -52,8 +52,7 @@ def listening(said: list[str]):
             logging.getLogger().removeHandler(heard)
             errors.seek(0)
             said += [str(one.message) for one in caught if issubclass(one.category, UserWarning)] + heard.messages
-            if not heard.messages:  # logging without a handler of its own writes there too
-                said += [line for line in errors.read().decode(errors="replace").splitlines() if "WARNING" in line]
+            said += [line for line in errors.read().decode(errors="replace").splitlines() if "WARNING" in line]
 
 
 def judge(reader: str, id_: str) -> str:
@@ -67,7 +66,7 @@ def judge(reader: str, id_: str) -> str:
                 answer = adapter.film(path, item.case.policy) if item.is_film else adapter.series(path)
             except BaseException:  # noqa: BLE001 - whatever its class, a panic of Rust included: a refusal
                 answer = None
-    return verdict(item, _with_warning(answer, bool(set(said) - USUAL)))
+    return verdict(item, _with_warning(answer, bool(set(said) - USUAL[item.is_film])))
 
 
 def _with_warning(answer: Picture | list[Block] | None, said: bool) -> Picture | list[Block] | None:
@@ -85,16 +84,22 @@ def asked(reader: str, item: Item) -> bool:
     )
 
 
-def control(reader: str) -> bool:
-    """Load the reader and read a plain film with it: a reader that cannot is not installed, and no case is scored."""
+def control(reader: str) -> None:
+    """Load the reader and read a plain film and a plain series: one that cannot is not installed, and not scored."""
+    adapter = READERS[reader]()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "film.dcm"
-        path.write_bytes(kit.film())
-        said: list[str] = []
-        with listening(said):
-            picture = READERS[reader]().film(path, {})
-        USUAL.update(said)
-        return picture.values is not None
+        film, series = Path(folder) / "film.dcm", Path(folder) / "series"
+        film.write_bytes(kit.film())
+        series.mkdir()
+        for number, data in enumerate(series_cases.stack()):
+            (series / f"{number:03d}.dcm").write_bytes(data)
+        for is_film, path in ((True, film), (False, series)):
+            read = getattr(adapter, "film" if is_film else "series", None)
+            said: list[str] = []
+            with listening(said):
+                if read:
+                    read(*((path, {}) if is_film else (path,)))
+            USUAL[is_film] = set(said)
 
 
 def _started(reader: str) -> ProcessPoolExecutor:

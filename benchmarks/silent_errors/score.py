@@ -2,8 +2,9 @@
 
 right: the true picture or volume, or a refusal where one is due. refused a good file. silently wrong: other pixels or
 another place, and no word. accepted silently: the pixels are right, the contradiction in the object went unnoticed.
-warned: wrong, or accepted, with a warning. A picture is right if a rising straight line maps the truth to it, so that
-no reader has to share medvit's scale; a volume is right if its voxels show the world where its own affine puts them.
+warned: wrong, or accepted, with a warning. crashed or hung: the process died, or gave no answer in time. A picture is
+right if a rising straight line maps the truth to it, so that no reader has to share medvit's scale; a volume is right
+if its voxels show the world where its own affine puts them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,19 @@ from series_phantom import world
 from benchmarks.silent_errors.adapters import Array, Block, Picture
 
 RIGHT, GOOD_REFUSED, WRONG = "right", "refused a good file", "silently wrong"
-ACCEPTED, WARNED, CRASHED, NONE = "accepted silently", "warned", "crashed", "-"
+ACCEPTED, WARNED, CRASHED, NONE = "accepted silently", "warned", "crashed or hung", "-"
 VERDICTS = (RIGHT, WRONG, ACCEPTED, WARNED, GOOD_REFUSED, CRASHED)
-POLICY = frozenset(f"B{n:03d}" for n in range(42, 50))  # burned-in text, modality, view, size ...: no reader's duty
-EITHER = frozenset({"B015", "B016", "B017", "B024"})  # colour, no preamble: reading rightly is as good as refusing
+POLICY = frozenset(("B039", *(f"B{n:03d}" for n in range(42, 50)), "B103"))  # what a task expects: no reader's duty
+EITHER = (
+    frozenset(  # float, colour, no preamble, a syntax that is not the declared one, deep: reading rightly is as good
+        ("B014", "B015", "B016", "B017", "B024", "B025", "B062")
+    )
+)
 COURTESY = frozenset({"B027", "B041"})  # a warning is kind, and nothing is lost without it
+COLOUR = frozenset({"B015", "B016", "B017"})  # of 8 bits
+CONSTANT = frozenset({"B047", "B048", "B063"})
+UNEQUAL = frozenset({"B052", "B053"})  # rows lie twice as far apart as columns
+DETECTOR_SPACING = 0.15  # mm, of B051
 
 
 @dataclass(frozen=True)
@@ -82,8 +91,7 @@ def verdict(item: Item, answer: Picture | list[Block] | None) -> str:
     shown = _shows_truth(item, answer)
     warned = answer.warned if isinstance(answer, Picture) else any(one.warned for one in answer)
     complete = item.is_film or len(answer) == item.case.volumes
-    noted = warned or action != cases.WARN or number in COURTESY
-    if shown and complete and noted and (not due or number in EITHER):
+    if shown and complete and (warned or _says_enough(item, answer)) and (not due or number in EITHER):
         return RIGHT
     if warned:
         return WARNED
@@ -97,14 +105,31 @@ def _shows_truth(item: Item, answer: Picture | list[Block]) -> bool:
     return bool(answer) and all(any(_world_error(one, scale) < 1.1 for scale in scales) for one in answer)
 
 
+def _says_enough(item: Item, answer: Picture | list[Block]) -> bool:
+    """Whether a right answer without a warning needs none: what the case is about came with it, or is no danger."""
+    number, spacing = item.id[:4], answer.spacing if isinstance(answer, Picture) else None
+    if number in UNEQUAL:
+        return spacing is not None or item.case.truth().shape == answer.values.shape
+    if number == "B051" and spacing is not None:
+        return bool(np.allclose(spacing, DETECTOR_SPACING))
+    return item.case.action != cases.WARN or number in COURTESY
+
+
 def _shows_film(case: cases.Case, picture: Picture) -> bool:
-    truth, within = (case.truth or (lambda: kit.SHOWN))(), max(case.within, 1e-3)
-    if _matches(picture.values, truth, within):
+    number, values = case.id[:4], picture.values
+    truth, within = (case.truth or (lambda: kit.SHOWN))(), 0.005 if number in COLOUR else max(case.within, 1e-3)
+    if number in CONSTANT:
+        return bool(values.min() == values.max())
+    if number == "B039":
+        return _matches(values, truth, within) or (
+            values.ndim == 3 and all(_matches(one, truth, within) for one in values)
+        )
+    if _matches(values, truth, within):
         return True
-    if case.id[:4] not in ("B052", "B053") or picture.spacing is None:
+    if number not in UNEQUAL:
         return False
-    ratio = picture.spacing[0] / picture.spacing[1]  # pixels as stored are right if their spacing comes with them
-    return _matches(picture.values, kit.SHOWN[::2], within) and abs(ratio - 2) < 0.01
+    row, column = picture.spacing or (2, 1)  # pixels as stored are right unless a wrong spacing comes with them
+    return _matches(values, kit.SHOWN[::2], within) and abs(row / column - 2) < 0.01
 
 
 def _matches(values: Array, truth: Array, within: float) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from medvit.data import manifest as manifests
 from medvit.data import splits as division
 from medvit.data.fingerprint import Fingerprints, near_pairs, of_cache
 from medvit.data.manifest import KEPT, LABEL, Manifest, replace_file
+from medvit.data.similar import Alike
 from medvit.data.splits import SIDES, SYNONYMS, Splits
 from medvit.errors import DataError, SplitError
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 AUDIT = "audit.json"
 IDENTIFIERS = ("patient", "study", "series", "uid")
 CROPS_UP_TO, NEAR_UP_TO = 5_000, 20_000  # images; comparing all pairs grows with the square
+ALLOWED = "LEAKS ALLOWED BY SETTING"  # how the sentence begins that a run trained in spite of leaks carries
 _NAMES = {"patient": "patients", "study": "studies", "series": "series", "uid": "images"}
 _log = logging.getLogger(__name__)
 
@@ -104,7 +107,14 @@ def given_sides(values: pd.Series) -> pd.Series | None:
     return words if len(known) and known.isin(SIDES).all() and known.nunique() > 1 else None
 
 
-def examine(manifest: Manifest, side: pd.Series, prints: Fingerprints | None, *, crops: bool = True) -> Audit:
+def examine(
+    manifest: Manifest,
+    side: pd.Series,
+    prints: Fingerprints | None,
+    *,
+    crops: bool = True,
+    alike: Alike | None = None,
+) -> Audit:
     """Compare the sides of a split.
 
     Args:
@@ -112,6 +122,7 @@ def examine(manifest: Manifest, side: pd.Series, prints: Fingerprints | None, *,
         side: of each row; a row without one (missing) belongs to no side.
         prints: fingerprints of the rows, None to look at identifiers alone.
         crops: seek crops too (up to 5,000 images).
+        alike: near duplicates by a backbone, whose pairs join those by grey ranks.
     """
     table = manifest.table.assign(_side=side.to_numpy())
     sought = {"identifiers": f"patient, study, series and image of {len(table)} rows"}
@@ -120,7 +131,7 @@ def examine(manifest: Manifest, side: pd.Series, prints: Fingerprints | None, *,
         unread = sum(not one for one in prints.exact)
         sought["pixels"] = f"{len(table) - unread} of {len(table)} images" + (" (the rest unreadable)" * bool(unread))
         exact = _exact(table, prints)
-        near = _near(table, prints, crops, sought)
+        near = _near(table, prints, crops, sought, alike)
     return Audit(_identifiers(table), _given(table), exact, near, sought)
 
 
@@ -173,25 +184,38 @@ def _exact(table: pd.DataFrame, prints: Fingerprints) -> pd.DataFrame:
     return pd.concat([_no_copies(), pd.DataFrame(found, columns=_no_copies().columns)]) if found else _no_copies()
 
 
-def _near(table: pd.DataFrame, prints: Fingerprints, crops: bool, sought: dict[str, str]) -> pd.DataFrame:
+def _near(
+    table: pd.DataFrame, prints: Fingerprints, crops: bool, sought: dict[str, str], alike: Alike | None
+) -> pd.DataFrame:
     count = len(table)
+    crops = crops and count <= CROPS_UP_TO
     if count > NEAR_UP_TO:
         sought["near duplicates"] = f"not sought: {count} images, at most {NEAR_UP_TO} are compared with each other"
-        return _no_pairs()
-    crops = crops and count <= CROPS_UP_TO
-    sought["near duplicates"] = "between different patients, by grey ranks"
+        pairs = pd.DataFrame(columns=["row", "other", "score", "how"])
+    else:
+        sought["near duplicates"] = "between different patients, by grey ranks"
+        pairs = near_pairs(prints.sketch, table["patient"].tolist(), crops=crops)
     sought["crops"] = f"among up to {CROPS_UP_TO} images" if crops else "not sought"
-    pairs = near_pairs(prints.sketch, table["patient"].tolist(), crops=crops)
+    if alike is not None:
+        sought["embedding"] = alike.told
+        pairs = pd.concat([pairs, alike.pairs.assign(how="embedding")]).drop_duplicates(["row", "other"])
     exact = np.array(prints.exact, object)
-    pairs = pairs[exact[pairs["row"].to_numpy(int)] != exact[pairs["other"].to_numpy(int)]].reset_index(drop=True)
+    one, two = (pairs[name].to_numpy(int) for name in ("row", "other"))
+    pairs = pairs[exact[one] != exact[two]].reset_index(drop=True)
     if pairs.empty:
         return _no_pairs()
     labels, side = _labels(table).to_numpy(), table["_side"].to_numpy()
-    one, two = pairs["row"].to_numpy(int), pairs["other"].to_numpy(int)
+    one, two = (pairs[name].to_numpy(int) for name in ("row", "other"))
     known = table["_side"].notna().to_numpy()
     pairs["across"] = (side[one] != side[two]) & known[one] & known[two]
     pairs["conflict"] = labels[one] != labels[two]
     return pd.DataFrame(pairs)
+
+
+def leaks_allowed(provenance: Mapping[str, Any]) -> str:
+    """Return the sentence on allowed leaks from the hashes of a run, "" where none were allowed."""
+    told = str(provenance.get("leakage", ""))
+    return told if told.startswith(ALLOWED) else ""
 
 
 def write(audit: Audit, manifest: Manifest, splits: Splits | None, folder: Path) -> None:
@@ -227,7 +251,7 @@ def before_training(folder: Path, fold: int | None, cache: Cache, allow: bool) -
             "data or the split; data.allow_leaks=true trains all the same and is written into the run and its report"
         )
     _log.warning("leakage audit: %s; trained all the same (data.allow_leaks=true)", "; ".join(leaks))
-    return f"LEAKS ALLOWED BY SETTING: {'; '.join(leaks)}"
+    return f"{ALLOWED}: {'; '.join(leaks)}"
 
 
 def _earlier(folder: Path, splits: Splits) -> list[str]:

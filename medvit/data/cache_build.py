@@ -106,6 +106,7 @@ def _results(
     jobs: list[_Job], root: Path, preprocess: Preprocess, workers: int
 ) -> Iterator[tuple[Record, Prepared | None]]:
     """Yield (record, pixels) in any order; pixels are None for a refusal and for content that did not change."""
+    root = root.absolute()  # a worker may have been started in another working directory
     count = min(workers or os.cpu_count() or 1, -(-len(jobs) // _CHUNK))
     chunks = [jobs[at : at + _CHUNK] for at in range(0, len(jobs), _CHUNK)]
     if count <= 1:

@@ -167,6 +167,7 @@ def _volumes(
     import joblib
 
     groups = [group for _, group in good.groupby("series", sort=True)]
+    root = root.absolute()  # a worker may have been started in another working directory
     rows: list[dict[str, Any]] = []
     lost: list[dict[str, Any]] = []
     with joblib.Parallel(n_jobs=workers) as pool:

@@ -28,18 +28,20 @@ _log = logging.getLogger(__name__)
 class Loading:
     """How batches are made.
 
-    workers: threads that make batches ahead, 0 for none, "auto" to measure. bag: None, "study", "series" or
-    "patient". fold: of a k-fold split. pin: page-locked memory, None where a GPU is. audit_share: part of the training
-    rows decoded again each epoch. on_bad: "refuse" or "exclude" files that cannot be read. build_workers: decoding
-    processes of the cache, 0 for one per core. allow_test: only `evaluate` sets it.
+    workers: threads that make batches ahead, 0 for none; prefetch: batches that wait beside those; pin: page-locked
+    memory; "auto" of the three measures (`pace.measure`). bag: None, "study", "series" or "patient". fold: of a k-fold
+    split. audit_share: part of the training rows decoded again each epoch. on_bad: "refuse" or "exclude" files that
+    cannot be read. build_workers: decoding processes of the cache, 0 for one per core. allow_test: only `evaluate`
+    sets it.
     """
 
     batch_size: int = 32
-    workers: int | str = 0
+    workers: int | str = "auto"
+    prefetch: int | str = "auto"
+    pin: bool | str = "auto"
     bag: str | None = None
     seed: int = 0
     fold: int | None = None
-    pin: bool | None = None
     audit_share: float = 0.001
     on_bad: str = "refuse"
     build_workers: int = 0
@@ -49,6 +51,11 @@ class Loading:
         """Check every setting at once; raises ConfigError."""
         wrong = [] if self.batch_size > 0 else [f"batch_size={self.batch_size}: expected above 0"]
         workers_right = self.workers == "auto" or (isinstance(self.workers, int) and self.workers >= 0)
+        prefetch_right = self.prefetch == "auto" or (isinstance(self.prefetch, int) and self.prefetch >= 1)
+        wrong += [] if prefetch_right else [f"prefetch={self.prefetch!r}: expected auto or 1 and more"]
+        wrong += (
+            [] if self.pin == "auto" or isinstance(self.pin, bool) else [f"pin={self.pin!r}: expected auto or a bool"]
+        )
         wrong += [] if workers_right else [f"workers={self.workers!r}: expected auto or 0 and more"]
         wrong += [] if 0 <= self.audit_share <= 1 else [f"audit_share={self.audit_share}: expected 0 to 1"]
         wrong += [] if self.on_bad in {"refuse", "exclude"} else [f"on_bad={self.on_bad!r}: expected refuse or exclude"]
@@ -130,13 +137,11 @@ class DataModule(pl.LightningDataModule):
         return self._loader("test", None, None)
 
     def _loader(self, side: str, sampler: Sampler | None, augment: Augmentation | None) -> BatchLoader:
-        import torch
-
         units, loading = self.units(side), self.loading
         ranks = self.trainer.world_size if self.trainer is not None else 1
         plan = Plan(loading.batch_size, loading.seed, sampler, augment, self._rank(), ranks)
-        pin = torch.cuda.is_available() if loading.pin is None else loading.pin
-        return BatchLoader(units, plan, loading.workers, pin, self._audit if side == "train" else None)
+        audit = self._audit if side == "train" else None
+        return BatchLoader(units, plan, loading.workers, loading.pin, audit, loading.prefetch)
 
     def _audit(self, epoch: int) -> None:
         if self._rank() == 0 and self.cache is not None:

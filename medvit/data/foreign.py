@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.dicom import phantom_mr
+from medvit.dicom import phantom_head
 from medvit.dicom.phantom_ray import Ellipsoid, add_rod, meet
 from medvit.errors import ConfigError
 
@@ -70,11 +70,11 @@ def lateral(size: Size, random: np.random.Generator) -> Array:
 
 def brain(size: Size, random: np.random.Generator) -> Array:
     """Cut one axial slice through the head phantom, in a random contrast."""
-    head = phantom_mr.make_head(random, sick=bool(random.random() < 0.5))
+    head = phantom_head.make_head(random, sick=bool(random.random() < 0.5))
     rows, columns = np.meshgrid(np.linspace(-115, 115, size[0]), np.linspace(-115, 115, size[1]), indexing="ij")
     points = np.stack([columns, rows, np.full(size, random.uniform(-20, 40))], axis=-1)
-    sequence = phantom_mr.SEQUENCES[int(random.integers(len(phantom_mr.SEQUENCES)))]
-    signal = np.array([sequence.signal(tissue) for tissue in phantom_mr.TISSUES])[head.classes(points)]
+    sequence = phantom_head.SEQUENCES[int(random.integers(len(phantom_head.SEQUENCES)))]
+    signal = np.array([sequence.signal(tissue) for tissue in phantom_head.TISSUES])[head.classes(points)]
     measured = np.hypot(
         signal + random.normal(0, 0.02 * signal.max(), size), random.normal(0, 0.02 * signal.max(), size)
     )

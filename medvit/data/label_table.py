@@ -29,7 +29,8 @@ class LabelSpec:
     `csv`: a file; or {side: file}, whose rows get a column `split`; or "files": a table of the images' own relative
     paths (column `path`). `header`: the column names of a table without a header line. `derive`: {new column: {column,
     pattern}}: the first group of the regular expression where it is found; with `found` (and `missing`): that value.
-    `lists`: {side: text file of keys}, which makes a column `split`. `more`: further tables [{csv, on, header}], merged
+    `lists`: {side: text file of keys}, which makes a column `split`. `where`: {column: value or values}: other rows are
+    left out and counted. `more`: further tables [{csv, on, header}], merged
     on the columns `on`.
     `on`: the identifier to join on (`JOINS` or "path"); `column`: the table's column that holds it (default: `on`).
     `target`: label columns; `keep`: columns to carry along (site, split, boxes); `patient`, `study`: columns that
@@ -54,6 +55,7 @@ class LabelSpec:
     derive: dict[str, dict[str, Any]] = field(default_factory=dict)
     lists: dict[str, Path] = field(default_factory=dict)
     more: tuple[dict[str, Any], ...] = ()
+    where: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = []
@@ -109,6 +111,7 @@ def read_table(spec: LabelSpec, files: Sequence[str] = ()) -> Table:
     else:
         rows, notes, comma = _read(spec.csv, spec.header)
     rows = _derived(rows, spec)
+    rows = _kept(rows, spec, notes)
     rows = _listed(rows, spec)
     for one in spec.more:
         other, told, _ = _read(one["csv"], tuple(one.get("header", ())))
@@ -190,6 +193,20 @@ def _derived(rows: pd.DataFrame, spec: LabelSpec) -> pd.DataFrame:
             rows[name] = hit.map({True: str(rule["found"]), False: None if missing is None else str(missing)})
         else:
             rows[name] = values.str.extract(rule["pattern"], expand=True)[0]
+    return rows
+
+
+def _kept(rows: pd.DataFrame, spec: LabelSpec, notes: list[str]) -> pd.DataFrame:
+    """Return the rows that `where` asks for, compared as text; none left is an error."""
+    for name, wanted in spec.where.items():
+        if name not in rows:
+            raise DataError(f"labels.where: no column {name!r}{near(name, list(rows.columns))}")
+        words = [str(one) for one in (wanted if isinstance(wanted, (list, tuple)) else [wanted])]
+        mine = rows[name].isin(words)
+        if not mine.any():
+            raise DataError(f"labels.where: no row has {' or '.join(words)} in column {name!r}")
+        notes.append(f"{int((~mine).sum())} of {len(rows)} rows left out, {name} is not {' or '.join(words)}")
+        rows = rows[mine].reset_index(drop=True)
     return rows
 
 

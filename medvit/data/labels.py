@@ -26,10 +26,10 @@ def join(
 
     Raises:
         DataError: `E-LABEL` rows of one key disagree; images or rows without a counterpart (`unmatched: refuse`); no
-            match at all (with the identifiers that would match); or a target with one value only.
+            match at all (with the identifiers that would match); or a target with one value only. All in one message.
     """
     name = spec.key
-    rows, notes = _unique_rows(table.rows.dropna(subset=[name]), name, spec, mask)
+    rows, notes, problems = _unique_rows(table.rows.dropna(subset=[name]), name, spec, mask)
     notes = [*table.notes, *notes]
     if spec.on == PATH:
         keys, how = _path_keys(images, rows[name])
@@ -45,9 +45,10 @@ def join(
         f"{int(matched.sum())} of {len(images)} images and {len(rows) - len(lost)} of {len(rows)} label rows match"
     )
     if not matched.any():
-        raise DataError(f"labels: no image matches on {spec.on}{_hint(images, rows[name], mask)}; " + "; ".join(notes))
+        hint = f"labels: no image matches on {spec.on}{_hint(images, rows[name], mask)}"
+        raise DataError("; ".join([*problems, hint, *notes]))
     if spec.unmatched == "refuse" and (len(lost) or not matched.all()):
-        raise DataError(_unmatched(images[~matched], lost, spec, mask))
+        problems.append(_unmatched(images[~matched], lost, spec, mask))
     kind: Literal["left", "inner"] = "inner" if spec.unmatched == "drop" else "left"
     joined = images.assign(_key=keys).merge(rows.add_prefix("row."), left_on="_key", right_on="row._key", how=kind)
     result = joined[images.columns].copy()
@@ -56,14 +57,18 @@ def join(
     result = result.assign(**_targets(joined, spec))
     for column in spec.keep:
         result[KEPT + column] = joined[column]
-    _require_two_values(result)
+    problems += _one_value(result)
+    if problems:
+        raise DataError("\n".join(problems))
     return result, notes
 
 
-def _unique_rows(rows: pd.DataFrame, name: str, spec: LabelSpec, mask: Mask) -> tuple[pd.DataFrame, list[str]]:
-    """Keep one row per key; `E-LABEL` when rows of one key differ in what is used and `repeated` does not settle it."""
+def _unique_rows(
+    rows: pd.DataFrame, name: str, spec: LabelSpec, mask: Mask
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Keep one row per key, with notes, and `E-LABEL` where rows differ in what is used."""
     used = [column for column in spec.used if column != name]
-    notes = []
+    notes, problems = [], []
     if spec.repeated != "refuse":
         rows = _settled(rows[[name, *used]], name, spec)
         notes.append(f"repeated rows: {spec.repeated} of the targets")
@@ -73,12 +78,13 @@ def _unique_rows(rows: pd.DataFrame, name: str, spec: LabelSpec, mask: Mask) -> 
         odd = conflict.groupby(name).nunique(dropna=False).gt(1)
         which = ", ".join(str(column) for column in odd.columns[odd.any()])
         ids = [mask(f"on.{spec.on}", str(key))[:12] for key in conflict[name].unique()[:20]]
-        raise DataError(
+        problems.append(
             f"E-LABEL {conflict[name].nunique()} keys have label rows that disagree in {which}: {', '.join(ids)} "
             "(pseudonymous); join on an identifier that is unique, correct the table, or set labels.repeated"
         )
     copies = len(rows) - len(distinct)
-    return distinct, notes + [f"{copies} repeated label rows that agree"] * bool(copies)
+    notes += [f"{copies} repeated label rows that agree"] * bool(copies)
+    return distinct.drop_duplicates(name), notes, problems
 
 
 def _settled(rows: pd.DataFrame, name: str, spec: LabelSpec) -> pd.DataFrame:
@@ -162,13 +168,12 @@ def _targets(joined: pd.DataFrame, spec: LabelSpec) -> dict[str, pd.Series]:
     return found
 
 
-def _require_two_values(result: pd.DataFrame) -> None:
-    problems = [
+def _one_value(result: pd.DataFrame) -> list[str]:
+    """Return `E-LABEL` where a target has fewer than two values."""
+    found = [
         f"{name.removeprefix(LABEL)} has {result[name].nunique()} value in {int(result[name].count())} labelled images"
         for name in result.columns
         if name.startswith(LABEL) and result[name].nunique() < 2
     ]
-    if problems:
-        raise DataError(
-            "E-LABEL one class only: " + "; ".join(problems) + "; a model needs two, check labels.target and the join"
-        )
+    told = f"E-LABEL one class only: {'; '.join(found)}; a model needs two, check labels.target and the join"
+    return [told] * bool(found)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medvit.data.cache import image_bytes
+from medvit.data.pace import measure
 from medvit.data.sampler import Sampler, batches
 from medvit.data.units import Augmentation, Units
 from medvit.types import Batch
 
-_TRIVIAL_S = 0.002  # a batch made faster than this needs no thread
-_AHEAD = 2
-_log = logging.getLogger(__name__)
+Part = tuple[NDArray[np.int64], NDArray[np.int64]]  # positions in the epoch, units
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,9 @@ class BatchLoader:
     """An iterable of `Batch`. Epoch and place in it are its whole state, so that a resumed run sees the same batches.
 
     Threads, not processes: gathering and the fused augmentation leave Python's lock, and a batch handed between
-    processes costs more than making it (docs/performance.md). `workers` 0 makes batches when they are asked for; "auto"
-    measures. `on_epoch(epoch)` is called before the first batch of an epoch (the audit of the cache).
+    processes costs more than making it (docs/performance.md). `workers` 0 makes batches when they are asked for; else
+    `prefetch` more than there are threads may wait; `pin` makes them page-locked. "auto" of each: `pace.measure`.
+    `on_epoch(epoch)` is called before the first batch of an epoch (the audit of the cache).
     """
 
     def __init__(
@@ -48,15 +45,17 @@ class BatchLoader:
         units: Units,
         plan: Plan,
         workers: int | str = 0,
-        pin: bool = False,
+        pin: bool | str = False,
         on_epoch: Callable[[int], object] | None = None,
+        prefetch: int | str = 2,
     ) -> None:
-        self.units, self.plan, self.pin, self.on_epoch = units, plan, pin, on_epoch
+        self.units, self.plan, self.on_epoch = units, plan, on_epoch
         self.epoch = self.done = self._resume_at = 0
         self._chance: NDArray[np.float64] | None = None
         if plan.sampler is not None:
             self._chance = plan.sampler.weights(units.target, units.weight, units.frame["patient"].to_numpy())
-        self.workers = measured_workers(self) if workers == "auto" else int(workers)
+        self.workers, self.prefetch, self.pin = 0, 2, False
+        measure(self, workers, prefetch, pin)
 
     batch_sampler = None  # Lightning asks for it beside `sampler`
 
@@ -80,19 +79,19 @@ class BatchLoader:
             self.epoch, self._resume_at = state["epoch"], state["done"]
 
     def __len__(self) -> int:
-        return len(self._batches(0))
+        return len(self.parts(0))
 
     def __iter__(self) -> Iterator[Batch]:
         self.done, self._resume_at = self._resume_at, 0
         if self.on_epoch is not None:
             self.on_epoch(self.epoch)
-        todo = self._batches(self.epoch)[self.done :]
-        for batch in self._made_here(todo) if self.workers == 0 else self._made_ahead(todo):
+        for batch in self.made(self.parts(self.epoch)[self.done :], self.epoch):
             self.done += 1
             yield batch
         self.epoch, self.done = self.epoch + 1, 0
 
-    def _batches(self, epoch: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    def parts(self, epoch: int) -> list[Part]:
+        """Return the batches of an epoch in order, not made yet."""
         plan = self.plan
         if plan.sampler is None:  # every unit exactly once; ranks take turns
             mine = np.arange(plan.rank, len(self.units), plan.ranks)
@@ -104,40 +103,29 @@ class BatchLoader:
     def _make(self, positions: NDArray[np.int64], units: NDArray[np.int64], epoch: int) -> Batch:
         return self.units.batch(positions, units, self.plan.augment, (self.plan.seed, epoch), self.pin)
 
-    def _made_here(self, todo: list[Any]) -> Iterator[Batch]:
-        for positions, units in todo:
-            yield self._make(positions, units, self.epoch)
+    def bytes_of(self, part: Part) -> int:
+        """Return the size of the images of a batch."""
+        cache = self.units.cache
+        rows = np.concatenate([self.units.members[unit] for unit in part[1]])
+        return int(cache.counts[rows].sum()) * image_bytes(cache.preprocess)
 
-    def _made_ahead(self, todo: list[Any]) -> Iterator[Batch]:
+    def made(self, todo: list[Part], epoch: int) -> Iterator[Batch]:
+        """Make batches in order, in this thread or ahead in others."""
+        if self.workers:
+            yield from self._made_ahead(todo, epoch)
+            return
+        for positions, units in todo:
+            yield self._make(positions, units, epoch)
+
+    def _made_ahead(self, todo: list[Part], epoch: int) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="medvit-batch")
         waiting: deque[Future[Batch]] = deque()
         try:
             for positions, units in todo:
-                waiting.append(pool.submit(self._make, positions, units, self.epoch))
-                if len(waiting) >= self.workers + _AHEAD:
+                waiting.append(pool.submit(self._make, positions, units, epoch))
+                if len(waiting) >= self.workers + self.prefetch:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def measured_workers(loader: BatchLoader) -> int:
-    """Return the number of threads that makes batches fastest here, the smallest within a tenth of the best."""
-    trial = loader._batches(0)[:8]
-    if not trial:
-        return 0
-    seconds: dict[int, float] = {}
-    cores = len(os.sched_getaffinity(0))
-    for count in sorted({0, 1, min(2, cores), min(4, cores), min(8, cores)}):
-        loader.workers = count
-        start = time.perf_counter()
-        for _ in loader._made_here(trial) if count == 0 else loader._made_ahead(trial):
-            pass
-        seconds[count] = (time.perf_counter() - start) / len(trial)
-        if count == 0 and seconds[0] < _TRIVIAL_S:
-            break
-    best = min(seconds.values())
-    chosen = min(count for count, spent in seconds.items() if spent <= 1.1 * best)
-    _log.info("loader: %d threads chosen; ms per batch %s", chosen, {n: round(s * 1e3, 2) for n, s in seconds.items()})
-    return chosen

@@ -20,6 +20,7 @@ from medvit.types import Facts
 MANIFEST = "manifest.parquet"
 EXCLUSIONS = "exclusions.csv"
 SPACING = ("spacing_row_mm", "spacing_column_mm")
+MASKS = ("table.mask", "table.truth")  # kept columns that name files of masks: they stay in the manifest
 IDENTITY = ("uid", "patient", "study", "series", "kind", "files", "volume_key")
 FACTS = tuple(
     name for item in dataclasses.fields(Facts) for name in (SPACING if item.name == "spacing_mm" else (item.name,))
@@ -59,7 +60,8 @@ class Manifest:
 
     def paths(self, row: int) -> list[Path]:
         """Return the files of one row (by position) in slice order."""
-        return [self.root / name for name in self.table["files"].iloc[row]]
+        root = self.root.absolute()  # a worker may have been started in another working directory
+        return [root / name for name in self.table["files"].iloc[row]]
 
 
 def fact_columns(facts: Facts) -> dict[str, Any]:

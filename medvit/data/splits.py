@@ -33,7 +33,7 @@ class SplitSpec:
     aside first), "nested" (fold i tests, an eighth of the rest validates), "leave_one_out" (each value of `column`,
     a site or scanner, is one test fold), "after" (patients seen after `cutoff` in `column` are the test side) or
     "given" (`column` holds train/val/test).
-    stratify and balance: manifest columns whose proportions are kept on every side; `label.*` columns by default.
+    balance: manifest columns whose proportions are kept on every side beside those of the labels; ages by band.
     on_shared: what to do with a patient on two sides of a given split: "refuse" or "to_train".
     """
 

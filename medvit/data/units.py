@@ -10,13 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medvit.data.cache import Cache, naming
+from medvit.data.fingerprint import pixel_digest
+from medvit.dicom.sequence import SEQUENCES
 from medvit.errors import ConfigError, DataError
 from medvit.types import Bag, Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VIEWS = ("", "PA", "AP", "LL", "RL", "LAO", "RAO", "CC", "MLO")  # what `Bag.kind` counts, in this order for good
+# What `Bag.kind` counts, in this order for good: networks have learnt it. 0 is unknown.
+KINDS = ("", "PA", "AP", "LL", "RL", "LAO", "RAO", "CC", "MLO", *SEQUENCES, "LATERAL")
 
 
 @runtime_checkable
@@ -59,10 +62,16 @@ class Units:
         self.bagged = bag is not None or getattr(cache.preprocess, "mode", "") == "slices"
         self.uid = self.frame["uid"].to_numpy()
         self.target, self.weight = task.encode(self.frame)
-        self._kind = _kinds(cache.rows)
+        grouped = bag is not None  # one series by itself has nothing to be told from; so it is exported, too
+        self._kind = _kinds(cache.rows) if grouped else np.zeros(len(cache.rows), np.int64)
 
     def __len__(self) -> int:
         return len(self.members)
+
+    def with_digests(self) -> pd.DataFrame:
+        """Return `frame` with `pixel_sha256`: the digests of each unit's cached films or series, parted by "|"."""
+        rows = [[pixel_digest(self.cache.gather([int(row)])) for row in mine] for mine in self.members]
+        return self.frame.assign(pixel_sha256=["|".join(each) for each in rows])
 
     def batch(
         self,
@@ -78,26 +87,30 @@ class Units:
         members = [self.members[unit] for unit in units]
         rows = np.concatenate(members) if members else np.empty(0, np.int64)
         counts = [int(self.cache.counts[mine].sum()) for mine in members]
-        buffer = self._buffer(sum(counts), pin)
-        pixels = self.cache.gather(rows, out=buffer.numpy())
+        image = self.images(rows, pin)
         if augment is not None:
             position = np.repeat(positions, counts)
             member = np.concatenate([np.arange(count) for count in counts])
             with naming(", ".join(self.uid[units])):
-                pixels = augment(pixels, *draw, position, member)
-        image = buffer if augment is None else torch.from_numpy(pixels)
+                image = torch.from_numpy(augment(image.numpy(), *draw, position, member))
         bag = None
         if self.bagged:
             image, bag = self._bags(image, members, counts)
         target, weight = torch.from_numpy(self.target[units]), torch.from_numpy(self.weight[units])
         return Batch(image, target, weight, tuple(self.uid[units]), bag)
 
-    def _buffer(self, images: int, pin: bool) -> Tensor:
-        """Return room for `images`; pinned rooms come from torch's pool, which waits for copies still under way."""
+    def images(self, rows: NDArray[np.int64], pin: bool = False) -> Tensor:
+        """Return the cached images of `rows`, integers [n C *S]; a series of slices has several.
+
+        Pinned rooms come from torch's pool, which waits for copies still under way.
+        """
         import torch
 
         kind = {"uint8": torch.uint8, "uint16": torch.uint16}[self.cache.preprocess.dtype]
-        return torch.empty((images, *self.cache.preprocess.shape), dtype=kind, pin_memory=pin)
+        size = int(self.cache.counts[rows].sum())
+        room = torch.empty((size, *self.cache.preprocess.shape), dtype=kind, pin_memory=pin)
+        self.cache.gather(rows, out=room.numpy())
+        return room
 
     def _bags(self, image: Tensor, members: Sequence[NDArray[np.int64]], counts: Sequence[int]) -> tuple[Tensor, Bag]:
         """Lay the images of each unit into [B I C *S], with zeros and a false mask where a bag is shorter."""
@@ -138,8 +151,10 @@ def _one_row_each(frame: pd.DataFrame, bag: str) -> pd.DataFrame:
 
 
 def _kinds(rows: pd.DataFrame) -> NDArray[np.int64]:
-    """Return the view of each row as its number in VIEWS; 0 where unknown or not a film."""
-    if "view" not in rows:
-        return np.zeros(len(rows), np.int64)
-    number = {view: index for index, view in enumerate(VIEWS)}
-    return np.array([number.get(str(view), 0) for view in rows["view"]], np.int64)
+    """Return the view of each film, or the sequence of each MR series, as its number in KINDS; 0 where unknown."""
+    number = {kind: index for index, kind in enumerate(KINDS)}
+    found = np.zeros(len(rows), np.int64)
+    for column in ("view", "sequence"):
+        if column in rows:
+            found = np.where(found > 0, found, [number.get(str(value), 0) for value in rows[column]])
+    return found

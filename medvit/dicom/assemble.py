@@ -23,6 +23,7 @@ from medvit.types import Facts, Volume
 if TYPE_CHECKING:
     from medvit.dicom.series import Plan
 
+_LARGEST = 1e28  # times 32 bits is still finite in float32
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
@@ -69,7 +70,7 @@ def _decode(datasets: dict[int, pydicom.Dataset], one: Slice) -> tuple[NDArray[A
     """Return the stored values [F R C] of a slice's object, through a modality LUT if there is one, in luminance."""
     dataset = datasets[one.source]
     try:
-        stored, decoder = stored_frames(dataset)
+        stored, decoder, _ = stored_frames(dataset)
         if "ModalityLUTSequence" in dataset:
             stored = modality_values(dataset, stored)
     except DicomRefusal as refusal:
@@ -118,11 +119,18 @@ def _rescaled(plane: NDArray[Any], rescale: Rescale, policy: SeriesPolicy, out: 
 
 
 def _numbers(rescale: Rescale, policy: SeriesPolicy) -> tuple[float, float]:
-    """Return slope and intercept: DV as in the header, or Philips' FP = DV / (slope x scale slope)."""
-    if policy.philips == "displayed" or rescale.philips is None:
-        return rescale.slope, rescale.intercept
-    divisor = rescale.slope * rescale.philips[0]
-    return rescale.slope / divisor, rescale.intercept / divisor
+    """Return slope and intercept: DV as in the header, or Philips' FP = DV / (slope x scale slope).
+
+    Refuses (`E-TAG`) what would make infinite values of float32.
+    """
+    slope, intercept = rescale.slope, rescale.intercept
+    if policy.philips != "displayed" and rescale.philips is not None:
+        divisor = rescale.slope * rescale.philips[0]
+        slope, intercept = (slope / divisor, intercept / divisor) if divisor else (np.inf, np.inf)
+    if not (abs(slope) <= _LARGEST and abs(intercept) <= _LARGEST):
+        found = f"and intercept are {slope:g} and {intercept:g}"
+        raise tags.refuse("RescaleSlope", found, allowed=f"up to {_LARGEST:g}", fix="export the series again")
+    return slope, intercept
 
 
 def _rescale_step(slices: tuple[Slice, ...], policy: SeriesPolicy) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
@@ -13,13 +14,15 @@ from medvit.dicom.matrix import Matrix
 from medvit.errors import DicomRefusal
 
 Array = NDArray[Any]
+Ends = tuple[int, int]
 
 
-def checked_bits(dataset: pydicom.Dataset, values: Array, m: Matrix) -> Array:
+def checked_bits(dataset: pydicom.Dataset, values: Array, m: Matrix) -> tuple[Array, Ends | None]:
     """Return the values of the `stored` bits up to `high`, sign-extended where signed; `E-BITS` if others are set.
 
     Bits of overlay planes embedded in the pixels (60xx,0102) are masked with a note. Pixels equal to the padding value
-    may lie outside BitsStored; the padding step finds them.
+    may lie outside BitsStored; the padding step finds them. The second is the smallest and the largest of the values
+    where the check has met both, so that nobody has to go over them again.
     """
     signed = m.signed or values.dtype.kind == "i"  # a signed codestream is trusted over PixelRepresentation
     bits = values.dtype.itemsize * 8
@@ -28,10 +31,26 @@ def checked_bits(dataset: pydicom.Dataset, values: Array, m: Matrix) -> Array:
     if shift and bits > m.stored:
         values = _left_aligned(dataset, values, m, shift)
     if m.stored >= bits:
-        return values.view(f"i{bits // 8}") if signed else values
-    top = int(values.max())
+        return _as(values, signed), None
+    low, top = _ends(values)
     if top >> m.stored == 0:
-        return _extended(values, m.stored, bits) if signed and top >> (m.stored - 1) else _as(values, signed)
+        if signed and top >> (m.stored - 1):
+            return _extended(values, m.stored, bits), None
+        return _as(values, signed), (low, top)
+    return _beyond(dataset, values, m, signed, shift, top), None
+
+
+def _ends(values: Array) -> Ends:
+    """Return the smallest and the largest of unsigned values, in one pass where OpenCV can."""
+    if values.itemsize > 2 or not values.flags.c_contiguous:
+        return int(values.min()), int(values.max())
+    low, high = cv2.minMaxLoc(values.reshape(-1, values.shape[-1]))[:2]
+    return int(low), int(high)
+
+
+def _beyond(dataset: pydicom.Dataset, values: Array, m: Matrix, signed: bool, shift: int, top: int) -> Array:
+    """Return values that have bits above BitsStored set, if these are overlays, copies of the sign, or padding."""
+    bits = values.dtype.itemsize * 8
     overlay = _overlay_bits(dataset) >> shift
     if overlay and not int(np.bitwise_or.reduce(values, axis=None)) >> m.stored & ~(overlay >> m.stored):
         dataset.notes.append("W-OVERLAY overlay bits above BitsStored are masked")

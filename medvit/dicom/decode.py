@@ -8,10 +8,9 @@ overshoots white to black, so OpenJPEG reads those too.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import cv2
 import imagecodecs
@@ -20,10 +19,11 @@ import pydicom
 from numpy.typing import NDArray
 
 from medvit.dicom import codestream, tags
-from medvit.dicom.bits import checked_bits
+from medvit.dicom.bits import Ends, checked_bits
 from medvit.dicom.elements import UNDEFINED
 from medvit.dicom.limits import LIMITS, Limits, check_decoded, check_matrix
 from medvit.dicom.matrix import Matrix, matrix_of
+from medvit.dicom.reduced import decode_reduced
 from medvit.errors import DicomRefusal
 
 Array = NDArray[Any]
@@ -62,23 +62,7 @@ def _jpegxl(data: Any, m: Matrix, _reduce: int) -> Array:
 
 
 def _jpeg2k(data: Any, _m: Matrix, reduce: int) -> Array:
-    return _reduced(data, reduce) if reduce else imagecodecs.jpeg2k_decode(data)
-
-
-def _reduced(data: Any, reduce: int) -> Array:
-    """Decode grey at 1 / 2**reduce of each side. Pillow spreads samples over 16 unsigned bits; that is taken back."""
-    from PIL import Image, Jpeg2KImagePlugin  # noqa: F401 - else Pillow loads its parsers of every format
-
-    shape = codestream.jpeg2000_shape(data)
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG2000",)) as image:
-            cast(Any, image).reduce = reduce
-            values = np.asarray(image)
-    except Image.DecompressionBombError:
-        raise DicomRefusal("E-SIZE", "too many pixels for a reduced decode", fix="leave reduce_to out") from None
-    if values.dtype != np.uint8:
-        values = values.astype(np.uint16) >> (16 - shape.precision)
-    return (values.astype(np.int32) - (1 << (shape.precision - 1))).astype(np.int16) if shape.signed else values
+    return decode_reduced(data, reduce) if reduce else imagecodecs.jpeg2k_decode(data)
 
 
 def _rle(data: Any, m: Matrix, _reduce: int) -> Array:
@@ -86,7 +70,8 @@ def _rle(data: Any, m: Matrix, _reduce: int) -> Array:
     count, width = m.rows * m.columns, m.allocated // 8
     planes = []
     for piece in cast(list[Any], codestream.run_length_segments(data, m.samples * width)):
-        plane = np.frombuffer(imagecodecs.packbits_decode(piece, out=count + _RLE_SLACK), np.uint8)
+        room = np.empty(count + _RLE_SLACK, np.uint8)  # bytes of this size would cost a page fault for every 4 KiB
+        plane = np.frombuffer(imagecodecs.packbits_decode(piece, out=cast(Any, room)), np.uint8)
         if plane.size < count:
             found = f"{plane.size} of {count} run-length coded bytes"
             raise DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")
@@ -110,8 +95,16 @@ CODECS: Final[dict[str, Codec]] = {
 }
 
 
-def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: int = 0) -> tuple[Array, str]:
-    """Return the stored values [F R C] or [F R C 3] of a data set read with its pixels, and the decoder's name.
+class Stored(NamedTuple):
+    """Stored values [F R C] or [F R C 3], their decoder's name, and the smallest and largest where these are known."""
+
+    values: Array
+    decoder: str
+    ends: Ends | None
+
+
+def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: int = 0) -> Stored:
+    """Return the stored values of a data set read with its pixels.
 
     Integers are masked to BitsStored and checked against it, sign-extended, native byte order; Float and Double Float
     Pixel Data come as they are. Colour comes in the space PhotometricInterpretation names. The array may be a view of
@@ -133,7 +126,8 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
         values, name = _mislabelled(dataset, view, m, syntax), "numpy"
     else:
         values, name = _compressed(dataset, view, m, syntax, reduce, limits)
-    return (values if m.is_float else checked_bits(dataset, values, m)), name
+    values, ends = (values, None) if m.is_float else checked_bits(dataset, values, m)
+    return Stored(values, name, ends)
 
 
 def stored_colour(dataset: pydicom.Dataset, m: Matrix) -> str:
@@ -190,6 +184,11 @@ def _native(dataset: pydicom.Dataset, view: memoryview, m: Matrix) -> Array:
 
 def _full_chroma(values: Array, m: Matrix) -> Array:
     """Repeat the chroma of YBR_FULL_422 (Y1 Y2 Cb Cr for two pixels, PS3.3 C.7.6.3.1.2)."""
+    if m.columns % 2:
+        found = f"{m.columns} columns in YBR_FULL_422"
+        raise DicomRefusal(
+            "E-COLOUR", found, allowed="an even number", tag="(0028,0011)", fix="export the object again"
+        )
     four = values.reshape(m.frames, m.rows, m.columns // 2, 4)
     full = np.empty((m.frames, m.rows, m.columns, 3), values.dtype)
     full[..., 0] = four[..., :2].reshape(m.frames, m.rows, m.columns)

@@ -10,6 +10,7 @@ from pydicom.uid import UID
 
 from medvit.dicom import tags
 from medvit.dicom.matrix import frame_count
+from medvit.dicom.sequence import sequence
 from medvit.types import Facts
 
 # what vendors write in BodyPartExamined and, if that is empty, in the code meanings -> CID 4031 style names
@@ -140,6 +141,7 @@ def read_facts(dataset: pydicom.Dataset) -> Facts:
         transfer_syntax=syntax,
         lossy=tags.word(dataset, "LossyImageCompression") == "01" or syntax in _LOSSY,
         burned_in={"YES": "yes", "NO": "no"}.get(tags.word(dataset, "BurnedInAnnotation").upper(), "unknown"),
+        sequence=sequence(dataset),
     )
 
 

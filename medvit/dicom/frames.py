@@ -5,7 +5,6 @@ A macro is taken from the frame's own item, else from the shared item, else (som
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 import pydicom
@@ -35,14 +34,14 @@ def is_enhanced(dataset: pydicom.Dataset) -> bool:
 
 def enhanced(dataset: pydicom.Dataset, source: int) -> list[Slice]:
     """Return one record per frame; refuses (`E-TAG`, `E-FRAMES`) frames without geometry or without their item."""
-    items = items_of(dataset, "PerFrameFunctionalGroupsSequence")
+    items = tags.items_of(dataset, "PerFrameFunctionalGroupsSequence")
     frames = tags.integer(dataset, "NumberOfFrames", 1)
     if len(items) != frames:
         found = f"{frames} frames, but functional groups for {len(items)}"
         raise DicomRefusal(
             "E-FRAMES", found, allowed="one item per frame", tag="(5200,9230)", fix="export the object again"
         )
-    shared = next(iter(items_of(dataset, "SharedFunctionalGroupsSequence")), pydicom.Dataset())
+    shared = next(iter(tags.items_of(dataset, "SharedFunctionalGroupsSequence")), pydicom.Dataset())
     shape = (tags.short(dataset, "Rows"), tags.short(dataset, "Columns"))
     who = identity(dataset)
     slices = []
@@ -66,19 +65,6 @@ def enhanced(dataset: pydicom.Dataset, source: int) -> list[Slice]:
     return slices
 
 
-def items_of(dataset: pydicom.Dataset, sequence: str | int) -> list[pydicom.Dataset]:
-    """Return the items of a sequence, [] if it is absent; `E-PARSE` for one that is damaged."""
-    if sequence not in dataset:
-        return []
-    try:
-        value = dataset[sequence].value
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, struct.error):
-        value = None  # pydicom parses a sequence when it is first asked for, and fails in many ways
-    if not isinstance(value, pydicom.Sequence):
-        raise DicomRefusal("E-PARSE", "a sequence of functional groups is damaged", fix="export the object again")
-    return list(value)
-
-
 class _Groups:
     """Looks a macro up: frame, shared, data set."""
 
@@ -88,7 +74,7 @@ class _Groups:
     def macro(self, sequence: str) -> pydicom.Dataset:
         """Return the item of `sequence`, or the data set itself where neither level has one."""
         for level in self.levels:
-            found = items_of(level, sequence)
+            found = tags.items_of(level, sequence)
             if found:
                 return found[0]
         return self.dataset
@@ -114,12 +100,12 @@ def _moment(groups: _Groups, keyword: str) -> object:
         return binary(groups.macro("CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime")
     if keyword == "DiffusionGradientOrientation":
         diffusion = groups.macro("MRDiffusionSequence")
-        direction = next(iter(items_of(diffusion, "DiffusionGradientDirectionSequence")), None)
+        direction = next(iter(tags.items_of(diffusion, "DiffusionGradientDirectionSequence")), None)
         return None if direction is None else tags.raw(direction, keyword)[0]
     return None
 
 
 def _rescale(groups: _Groups, item: pydicom.Dataset) -> Rescale:
     values = rescale(groups.macro("PixelValueTransformationSequence"))
-    packed = next(iter(items_of(item, _PHILIPS_FRAME)), None)
+    packed = next(iter(tags.items_of(item, _PHILIPS_FRAME)), None)
     return values if packed is None else values._replace(philips=Private(packed).philips_scale())

@@ -134,9 +134,7 @@ def _parse(view: memoryview, whole: bool, pixels: bool, force: bool, limits: Lim
     encoding = _encoding(view, start, syntax, notes)
     walker = Walker(view, encoding, limits, whole=whole)
     elements = walker.top_level(start, pixels=pixels)
-    dataset = pydicom.Dataset(
-        {e.tag: _element(view, e, encoding.little) for e in elements if pixels or e.tag not in PIXELS}
-    )
+    dataset = pydicom.Dataset(_raw_elements(view, elements, pixels, encoding.little))
     dataset.file_meta = meta
     dataset.set_original_encoding(encoding.implicit, encoding.little)
     dataset.notes = notes
@@ -178,8 +176,8 @@ def _meta(view: memoryview, start: int, limits: Limits, whole: bool) -> tuple[py
         element, pos = walker.one(pos)
         elements.append(element)
     meta = pydicom.dataset.FileMetaDataset()
-    for one in elements:
-        meta[BaseTag(one.tag)] = _element(view, one, little=True)
+    for tag, raw in _raw_elements(view, elements, pixels=True, little=True).items():
+        meta[BaseTag(tag)] = raw
     return meta, pos
 
 
@@ -198,15 +196,29 @@ def _encoding(view: memoryview, start: int, syntax: str, notes: list[str]) -> En
     return shown
 
 
-def _element(view: memoryview, e: Element, little: bool) -> RawDataElement:
-    value = view[e.start : e.stop] if e.tag in PIXELS else bytes(view[e.start : e.stop])
-    return RawDataElement(BaseTag(e.tag), e.vr, e.length, value, e.start, e.implicit, little)
+def _raw_elements(view: memoryview, elements: list[Element], pixels: bool, little: bool) -> dict[int, RawDataElement]:
+    """Return the elements by tag, their values copied out of the file, pixels (if asked for) as a view of it."""
+    if not elements:
+        return {}
+    last = elements[-1]  # the only one that can hold pixels
+    head = bytes(view[: last.start if last.tag in PIXELS else last.stop])
+    raw = {
+        tag: RawDataElement(BaseTag(tag), vr, length, head[start:stop], start, implicit, little)
+        for tag, vr, length, start, stop, implicit in elements
+    }
+    if last.tag in PIXELS:
+        if pixels:
+            raw[last.tag] = raw[last.tag]._replace(value=cast(Any, view[last.start : last.stop]))
+        else:
+            del raw[last.tag]
+    return raw
 
 
 def _require_image(dataset: pydicom.Dataset, elements: list[Element]) -> None:
     """Refuse what has no pixel data: `I-SKIP` if its class never has, else `E-NOPIXELS`."""
     described = any(keyword in dataset for keyword in ("Rows", "Columns", "BitsAllocated"))
-    if described and any(e.tag in PIXELS and e.stop > e.start for e in elements):
+    has_pixels = bool(elements) and elements[-1].tag in PIXELS  # nothing after them is read
+    if described and has_pixels and elements[-1].stop > elements[-1].start:
         return
     uid = UID(tags.word(dataset, "SOPClassUID"))
     modality = tags.word(dataset, "Modality")
@@ -214,6 +226,6 @@ def _require_image(dataset: pydicom.Dataset, elements: list[Element]) -> None:
     if modality in _NO_IMAGE_MODALITIES or (name and "Image" not in name):
         raise DicomRefusal("I-SKIP", f"SOP class {name or 'of modality ' + modality}, it holds no image")
     found = "no PixelData"
-    if any(e.tag in PIXELS for e in elements):
+    if has_pixels:
         found = "PixelData is empty" if described else "PixelData without Rows, Columns and BitsAllocated"
     raise DicomRefusal("E-NOPIXELS", found, tag="(7FE0,0010)", fix="export the object again")

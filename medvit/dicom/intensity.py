@@ -94,8 +94,9 @@ def modality_of(dataset: pydicom.Dataset, *, signed: bool = False) -> Modality:
 
     Works on a functional group item too. Raises `E-TAG` for a slope that is 0 or no number, `E-LUT` for a bad LUT.
     """
-    if "ModalityLUTSequence" in dataset and len(dataset.ModalityLUTSequence):
-        return Modality(table=table_of(dataset.ModalityLUTSequence[0], signed=signed))
+    tables = tags.items_of(dataset, "ModalityLUTSequence")
+    if tables:
+        return Modality(table=table_of(tables[0], signed=signed))
     slope = (*tags.decimals(dataset, "RescaleSlope", 1), 1.0)[0]
     intercept = (*tags.decimals(dataset, "RescaleIntercept", 1), 0.0)[0]
     if slope == 0:
@@ -128,7 +129,7 @@ def _words16(item: pydicom.Dataset, keyword: str) -> NDArray[np.uint16]:
     if data is None and isinstance(value, bytes):
         data = value
     if data is not None:
-        order = "<" if getattr(item.get_item(keyword), "is_little_endian", True) else ">"
+        order = "<" if getattr(item.get_item(keyword, keep_deferred=True), "is_little_endian", True) else ">"
         return np.frombuffer(data[: len(data) // 2 * 2], f"{order}u2").astype(np.uint16)
     numbers = [] if value is None else list(cast(Any, value)) if hasattr(value, "__iter__") else [value]
     return np.array([int(cast(Any, n)) & 0xFFFF for n in numbers], np.uint16)
@@ -149,13 +150,13 @@ def voi_of(dataset: pydicom.Dataset, policy: FilmPolicy, span: tuple[float, floa
         window = _window(dataset, policy.window_index, required=policy.voi == "window")
         if window is not None:
             return window
-    has_lut = "VOILUTSequence" in dataset and len(dataset.VOILUTSequence)
-    if policy.voi == "lut" and not has_lut:
+    tables = tags.items_of(dataset, "VOILUTSequence") if policy.voi in ("auto", "lut") else []
+    if policy.voi == "lut" and not tables:
         raise tags.refuse("VOILUTSequence", "missing", fix="choose voi: auto or window")
-    if policy.voi in ("auto", "lut") and has_lut:
-        table = table_of(dataset.VOILUTSequence[0], signed=span[0] < 0)
+    if tables:
+        table = table_of(tables[0], signed=span[0] < 0)
         top = float((1 << table.bits) - 1)
-        step = f"voi lut 1 of {len(dataset.VOILUTSequence)} {table.step}"
+        step = f"voi lut 1 of {len(tables)} {table.step}"
         return Voi(0.0, 1.0, step, lambda values: table(values) / top)
     return whole
 

@@ -16,14 +16,14 @@ class Limits:
     """Caps for one object: pixels (of all frames and samples), frames, bytes of pixels, nesting, file size, time.
 
     `max_bytes` holds for what a decoder gives and needs, so that a small file stays below 1 GiB in all; `inflate_*` for
-    the deflated transfer syntax; `header_seconds` for parsing the header.
+    the deflated transfer syntax (reading takes three times the bytes); `header_seconds` for parsing the header.
     """
 
     max_pixels: int = 1 << 28
     max_frames: int = 1 << 14
     max_bytes: int = 1 << 28
     inflate_ratio: int = 200
-    inflate_bytes: int = 1 << 30
+    inflate_bytes: int = 1 << 28
     depth: int = 64
     file_bytes: int = 4 << 30
     header_seconds: float = 2.0
@@ -71,8 +71,9 @@ def inflate(packed: memoryview, limits: Limits = LIMITS) -> bytearray:
             out += machine.decompress(piece, _CHUNK)
             if len(out) > cap:
                 found = f"{len(packed)} deflated bytes give more than {cap}"
+                which = "inflate_bytes" if cap == limits.inflate_bytes else "inflate_ratio"
                 raise DicomRefusal(
-                    "E-INFLATE", found, allowed=f"ratio <= {limits.inflate_ratio}", fix="limits.inflate_ratio"
+                    "E-INFLATE", found, allowed=f"{which} <= {getattr(limits, which)}", fix=f"limits.{which}"
                 )
             piece = machine.unconsumed_tail
         out += machine.flush()

@@ -48,7 +48,8 @@ class FilmPolicy:
     The range is the declared one (0 to 2^BitsStored-1 through the rescale); for signed or 32-bit values, whose
     declared range is mostly empty, the smallest whole number of bits that holds the modality values.
     `reduce_to`: (rows, columns) that a JPEG 2000 or HTJ2K film may be decoded down to, at half, quarter, ...
-    resolution; pixels then differ a little from a full decode, so it is off (None) by default.
+    resolution; pixels then differ a little from a full decode, so it is off (None) by default. `FilmPreprocess` takes
+    the words "size" and "double" too: its own size, or twice that.
     `allow_rgb`: "refuse" colour, or take its "luminance" (Rec. 601). `orientation`: PatientOrientation R\F is
     brought to L\F ("flip"), or "refuse", or "ignore". `force` reads objects without preamble or transfer syntax.
     """

@@ -38,7 +38,7 @@ class Private:
         self.blocks: dict[tuple[int, str], int] = {}
         for tag in [int(tag) for tag in dataset.keys()]:  # noqa: SIM118 - iterating a Dataset would convert its values
             if tag & 0x1FF00 == 0x10000 and tag & 0xFF >= 0x10:  # an odd group, elements 0010 to 00FF
-                creator = dataset.get_item(BaseTag(tag)).value
+                creator = dataset.get_item(BaseTag(tag), keep_deferred=True).value
                 name = creator.decode("latin-1") if isinstance(creator, bytes) else str(creator)
                 self.blocks[tag >> 16, name.strip(" \0")] = tag & 0xFF
 
@@ -46,7 +46,7 @@ class Private:
         """Return the raw element, None if it is not there."""
         block = self.blocks.get((group, creator))
         tag = None if block is None else BaseTag(group << 16 | block << 8 | number)
-        return self.dataset.get_item(tag) if tag is not None and tag in self.dataset else None
+        return self.dataset.get_item(tag, keep_deferred=True) if tag is not None and tag in self.dataset else None
 
     def number(self, group: int, number: int, creator: str, vr: str) -> float | None:
         """Return the first number of an element, None if it is not there or cannot be read."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medvit.dicom import tags
 from medvit.dicom.accept import check_accepted
+from medvit.dicom.bits import Ends
 from medvit.dicom.colour import luminance
 from medvit.dicom.decode import require_complete, stored_frames
 from medvit.dicom.facts import aspect_ratio, read_facts
@@ -26,6 +27,7 @@ from medvit.dicom.intensity import Modality, Voi, look_up, modality_of, percenti
 from medvit.dicom.limits import check_matrix
 from medvit.dicom.matrix import Matrix, matrix_of
 from medvit.dicom.policy import FilmPolicy
+from medvit.dicom.ramp import ramp
 from medvit.errors import DicomRefusal
 from medvit.types import Facts, Film
 
@@ -57,11 +59,12 @@ def film_of(dataset: pydicom.Dataset, policy: FilmPolicy) -> Film:
             "E-FRAMES", f"{m.frames} frames, a film has 1", allowed="1", tag="(0028,0008)", fix="read as series"
         )
     check_accepted(facts, policy.accept)
-    stored, decoder = stored_frames(dataset, limits=limits, reduce=_reduction(m, policy))
+    stored, decoder, ends = stored_frames(dataset, limits=limits, reduce=_reduction(m, policy))
     steps = [f"stored {m.rows}x{m.columns} bits={m.stored} signed={int(m.signed)} decoder={decoder}"]
-    grey, m = luminance(dataset, stored[0], m, policy, steps)
+    first = stored[0]
+    grey, m = luminance(dataset, first, m, policy, steps)
     modality = modality_of(dataset, signed=grey.dtype.kind == "i")
-    film = _displayed(dataset, grey, modality, m, policy, steps)
+    film = _displayed(dataset, grey, ends if grey is first else None, modality, m, policy, steps)
     samples = _oriented(dataset, film.samples, policy, steps)
     samples = _square(dataset, samples, facts, policy, steps)
     return replace(film, samples=samples, facts=facts, steps=tuple(steps), warnings=_warnings(dataset, facts))
@@ -73,17 +76,23 @@ def modality_values(dataset: pydicom.Dataset, stored: Array) -> NDArray[np.float
 
 
 def _displayed(
-    dataset: pydicom.Dataset, samples: Array, modality: Modality, m: Matrix, policy: FilmPolicy, steps: list[str]
+    dataset: pydicom.Dataset,
+    samples: Array,
+    known: Ends | None,
+    modality: Modality,
+    m: Matrix,
+    policy: FilmPolicy,
+    steps: list[str],
 ) -> Film:
-    """Modality, padding, VOI and polarity of one grey image [R C]; facts are still empty."""
+    """Modality, padding, VOI and polarity of one grey image [R C], its extremes if known; facts are still empty."""
     steps.append(modality.step)
     slope, intercept = modality.slope, modality.intercept
     keep = _kept(dataset, samples, steps)
     if modality.table is not None:
-        samples, slope, intercept = modality.table(samples), 1.0, 0.0
+        samples, slope, intercept, known = modality.table(samples), 1.0, 0.0, None
     elif samples.dtype.kind == "f" or samples.dtype.itemsize > 2:
-        samples, slope, intercept = modality(samples), 1.0, 0.0
-    low, high = _extremes(samples, keep)
+        samples, slope, intercept, known = modality(samples), 1.0, 0.0, None
+    low, high = _extremes(samples, keep, known)
     ends = (low * slope + intercept, high * slope + intercept)
     span = (min(ends), max(ends))
     _check_sign(dataset, samples, keep, slope, intercept, span)
@@ -102,21 +111,7 @@ def _displayed(
     steps.append(f"polarity={'inverted' if inverted else 'as stored'}")
     if inverted:
         scale, offset = -scale, 1.0 - offset
-    samples = _clipped(samples, (low, high), scale, offset, keep)
-    if scale < 0 and samples.dtype in (np.uint8, np.uint16):
-        samples, scale, offset = _mirrored(samples, scale, offset, m)
-    return Film(samples, scale, offset, Facts())
-
-
-def _mirrored(samples: Array, scale: float, offset: float, m: Matrix) -> tuple[Array, float, float]:
-    """Turn a falling scale into a rising one by mirroring the integers inside their range: the same display values.
-
-    A film and its negative then hold equal integers, so that whatever rounds later rounds both alike.
-    """
-    top = (1 << m.stored) - 1
-    if int(samples.max()) > top:  # the values of a lookup table
-        top = int(np.iinfo(samples.dtype).max)
-    return samples.dtype.type(top) - samples, -scale, offset + scale * top
+    return Film(*ramp(samples, (low, high), (scale, offset), keep, m.stored), Facts())
 
 
 def _kept(dataset: pydicom.Dataset, samples: Array, steps: list[str]) -> Array | None:
@@ -133,10 +128,12 @@ def _kept(dataset: pydicom.Dataset, samples: Array, steps: list[str]) -> Array |
     return ~padded if share else None
 
 
-def _extremes(samples: Array, keep: Array | None) -> tuple[float, float]:
-    """Return the smallest and largest sample that is no padding; `E-CONST` when they are equal."""
+def _extremes(samples: Array, keep: Array | None, known: Ends | None) -> tuple[float, float]:
+    """Return the smallest and largest sample that is no padding (`known` are those of all); `E-CONST` when equal."""
     inside = samples if keep is None else samples[keep]
-    if inside.ndim == 2 and inside.dtype in (np.uint8, np.uint16, np.int16):
+    if known is not None and keep is None:
+        low, high = map(float, known)
+    elif inside.ndim == 2 and inside.dtype in (np.uint8, np.uint16, np.int16):
         low, high = cv2.minMaxLoc(inside)[:2]  # one pass
     else:
         low, high = (inside.min(), inside.max()) if inside.size else (0, 0)
@@ -208,23 +205,6 @@ def _curved(samples: Array, slope: float, intercept: float, curve: Callable[[Arr
 def _inverted(dataset: pydicom.Dataset, m: Matrix) -> bool:
     """Return whether low values are white: MONOCHROME1, or PresentationLUTShape INVERSE; both together mean it once."""
     return m.photometric == "MONOCHROME1" or tags.word(dataset, "PresentationLUTShape") == "INVERSE"
-
-
-def _clipped(samples: Array, ends: tuple[float, float], scale: float, offset: float, keep: Array | None) -> Array:
-    """Clip to the samples that display in [0, 1] and make padding black, in place where the memory is ours."""
-    black, white = -offset / scale, (1.0 - offset) / scale
-    low, high = min(black, white), max(black, white)
-    if samples.dtype.kind != "f":
-        info = np.iinfo(samples.dtype)
-        low, high = max(np.floor(low + 1e-9), info.min), min(np.ceil(high - 1e-9), info.max)
-    below, above = samples.dtype.type(low), samples.dtype.type(high)
-    out = samples if samples.flags.writeable else None
-    if ends[0] < low or ends[1] > high:
-        samples = out = np.clip(samples, below, above, out=out)
-    if keep is not None:
-        samples = samples.copy() if out is None else samples
-        samples[~keep] = below if scale > 0 else above
-    return samples
 
 
 def _oriented(dataset: pydicom.Dataset, samples: Array, policy: FilmPolicy, steps: list[str]) -> Array:

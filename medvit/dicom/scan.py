@@ -66,6 +66,7 @@ def scan(
     import joblib
 
     accept = accept or Accept()
+    root = root.absolute()  # a worker may have been started in another working directory
     skipped: Counter[str] = Counter()
     chunks = _chunks(walk(root, skipped), chunk)
     salt = json.dumps([_FORMAT, dataclasses.asdict(accept), mask("scan", "")], default=str)

@@ -140,7 +140,7 @@ def binary(dataset: pydicom.Dataset, keyword: str, code: str = "d") -> float | N
     if data is None:
         found = None if value is None or value == "" else float(np.ravel(cast(float, value))[0])
     else:
-        order = "<" if dataset.get_item(keyword).is_little_endian else ">"
+        order = "<" if dataset.get_item(keyword, keep_deferred=True).is_little_endian else ">"
         if len(data) % struct.calcsize(order + code):
             raise tags.refuse(keyword, "does not hold binary numbers", fix="correct the element")
         found = float(struct.unpack_from(order + code, data)[0]) if data else None

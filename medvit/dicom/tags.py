@@ -6,6 +6,7 @@ the number is what counts: decimal strings longer than 16 characters keep their 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import struct
@@ -14,9 +15,12 @@ from typing import Final, cast
 import pydicom
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import RawDataElement
+from pydicom.errors import BytesLengthException
+from pydicom.tag import BaseTag, Tag
 
 from medvit.errors import DicomRefusal
 
+_DAMAGE: Final = (BytesLengthException, struct.error)
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -30,13 +34,19 @@ def refuse(keyword: str, found: str, *, allowed: str = "", fix: str = "") -> Dic
 
 def raw(dataset: pydicom.Dataset, keyword: str) -> tuple[bytes | None, object]:
     """Return (raw bytes, None) of an unconverted element, (None, value) of a converted one, (None, None) if absent."""
-    return _raw_at(dataset, cast(int, tag_for_keyword(keyword)))
+    return _raw_at(dataset, _tag(keyword))
+
+
+@functools.cache
+def _tag(keyword: str) -> BaseTag:
+    """Look a keyword up once: a series asks for the same few of every slice."""
+    return Tag(keyword)
 
 
 def _raw_at(dataset: pydicom.Dataset, tag: int) -> tuple[bytes | None, object]:
-    if tag not in dataset:
+    element = dataset.get_item(tag, keep_deferred=True)  # else an empty one is converted, whatever its VR
+    if element is None:
         return None, None
-    element = dataset.get_item(tag)
     if isinstance(element, RawDataElement):
         return bytes(element.value or b""), None
     return None, element.value
@@ -87,23 +97,22 @@ def integer(dataset: pydicom.Dataset, keyword: str, default: int | None = None) 
 
 def short(dataset: pydicom.Dataset, keyword: str, default: int | None = None, *, signed: bool = False) -> int:
     """Return the 16-bit integer of a US or SS element, `default` if absent; `E-TAG` if due and absent, or broken."""
-    return short_at(dataset, cast(int, tag_for_keyword(keyword)), default, signed=signed)
+    return short_at(dataset, _tag(keyword), default, signed=signed)
 
 
 def short_at(dataset: pydicom.Dataset, tag: int, default: int | None = None, *, signed: bool = False) -> int:
     """Do as `short`, by the number of the tag (for repeating groups)."""
     data, value = _raw_at(dataset, tag)
-    keyword = name_of(tag)
     if data is not None and len(data) >= 2:
-        order = "<" if dataset.get_item(tag).is_little_endian else ">"
+        order = "<" if dataset.get_item(tag, keep_deferred=True).is_little_endian else ">"
         return int(struct.unpack_from(order + ("h" if signed else "H"), data)[0])
     if data is None and isinstance(value, int):
         return int(struct.unpack("<h", struct.pack("<H", value & 0xFFFF))[0]) if signed else value & 0xFFFF
     if (data is None and value is None) or data == b"":
         if default is None:
-            raise refuse(keyword, "missing", fix="correct the element")
+            raise refuse(name_of(tag), "missing", fix="correct the element")
         return default
-    raise refuse(keyword, "does not hold a 16-bit integer", fix="correct the element")
+    raise refuse(name_of(tag), "does not hold a 16-bit integer", fix="correct the element")
 
 
 def _shown(text: str) -> str:
@@ -114,6 +123,19 @@ def _shown(text: str) -> str:
 def name_of(tag: int) -> str:
     """Return the keyword of a tag, or its number."""
     return keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def items_of(dataset: pydicom.Dataset, sequence: str | int) -> list[pydicom.Dataset]:
+    """Return the items of a sequence, [] if it is absent; `E-PARSE` for one that is damaged or under another VR."""
+    if sequence not in dataset:
+        return []
+    try:
+        value = dataset[sequence].value
+    except (*_DAMAGE, OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+        value = None  # pydicom parses a sequence when it is first asked for, and fails in many ways
+    if not isinstance(value, pydicom.Sequence):
+        raise DicomRefusal("E-PARSE", "a sequence that is needed is damaged", fix="export the object again")
+    return list(value)
 
 
 def padding(dataset: pydicom.Dataset, *, signed: bool) -> int | None:

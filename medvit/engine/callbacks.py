@@ -16,11 +16,12 @@ from medvit.optim.ema import EMA
 class KeepBest(pl.Callback):
     """Write the weights of the best validation epoch, the averaged ones where there are any.
 
-    Must stand before `AverageWeights` in the list, which puts the raw weights back when validation ends.
+    Must stand before `AverageWeights` in the list, which puts the raw weights back when validation ends. `without` as
+    in `save_weights`: a backbone that never changes is not written again and again.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.epoch = path, -1
+    def __init__(self, path: Path, without: str | None = None) -> None:
+        self.path, self.without, self.epoch = path, without, -1
         self.best: float | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]
@@ -32,7 +33,7 @@ class KeepBest(pl.Callback):
         if self.best is None or sign * value > sign * self.best:
             self.best, self.epoch = value, trainer.current_epoch
             if trainer.is_global_zero:
-                save_weights(pl_module.network, self.path)
+                save_weights(pl_module.network, self.path, self.without)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know."""
@@ -87,8 +88,8 @@ class ReportEpoch(pl.Callback):
     def __init__(self, report: Callable[[dict[str, float], int], None]) -> None:
         self.report = report  # not `log`: Lightning puts its own function there
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Log after validation of the epoch; the module's own numbers of this epoch are there by then."""
-        numbers = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]
+        """Report after validation of the epoch; a module's own hook of this name would come too late for its loss."""
+        numbers = {key: float(value) for key, value in trainer.callback_metrics.items()} | pl_module.epoch_numbers()
         if trainer.is_global_zero:
             self.report(numbers, trainer.current_epoch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from medvit.preprocess import from_json as preprocess_from_json
 from medvit.task import from_json as task_from_json
 
 SETTINGS, HASHES, BEST = "config.json", "hashes.json", "checkpoints/best.safetensors"
-PREPROCESS, TASK = "preprocess.json", "task.json"
+BEST_HEAD = "checkpoints/best_head.safetensors"
+PREPROCESS, TASK, WEIGHTS = "preprocess.json", "task.json", "weights.json"
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run, ready to predict: `network` in eval mode, LoRA merged."""
+    """A finished run, ready to predict: `network` in eval mode. `weights` says where its first weights came from."""
 
     network: Network
     task: Any
@@ -31,13 +32,18 @@ class TrainedRun:
     settings: dict[str, Any]
     hashes: dict[str, str]
     folder: Path
+    weights: dict[str, str] = field(default_factory=dict)
 
 
-def save_weights(network: Network, path: Path) -> None:
-    """Write the network's tensors so that a crash leaves the old file or the new one, never a torn one."""
+def save_weights(network: Network, path: Path, without: str | None = None) -> None:
+    """Write the network's tensors so that a crash leaves the old file or the new one, never a torn one.
+
+    Those whose name starts with `without` are left out, for `complete` to add.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in network.state_dict().items()}
+    state = {name: t for name, t in network.state_dict().items() if without is None or not name.startswith(without)}
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
     try:
         save_file(tensors, temporary)
         with temporary.open("rb") as handle:
@@ -45,6 +51,12 @@ def save_weights(network: Network, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def complete(network: Network, part: Path, path: Path) -> None:
+    """Write all tensors of the network to `path`, those in the file `part` as they are there."""
+    network.load_state_dict({**network.state_dict(), **load_file(part)})
+    save_weights(network, path)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -80,4 +92,6 @@ def load_run(folder: Path) -> TrainedRun:
         raise RunError(f"the weights of this run do not fit its settings: {', '.join(wrong[:5])} ({len(wrong)} in all)")
     network.load_state_dict(state)
     parts = network.eval(), task_from_json(task), preprocess_from_json(preprocess)
-    return TrainedRun(*parts, settings, hashes, folder)
+    file = folder / WEIGHTS
+    weights = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return TrainedRun(*parts, settings, hashes, folder, weights)

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ from medvit.config import build
 from medvit.data import contact_sheet
 from medvit.data.audit import before_training
 from medvit.data.datamodule import DataModule
-from medvit.engine import checkpoint
+from medvit.data.sampler import Sampler
+from medvit.engine import checkpoint, remember
 from medvit.engine.assemble import ARCHITECTURE, build_network, build_preprocess, describe
 from medvit.engine.callbacks import AverageWeights, KeepBest, ReportEpoch
 from medvit.engine.module import FineTuner, Plan
-from medvit.engine.overlay import Save, SaveOverlays
+from medvit.engine.overlay import Attach, SaveOverlays
 from medvit.engine.predict import predict, table
+from medvit.engine.remember import Memory
 from medvit.errors import RunError
 from medvit.model.network import Network
+from medvit.optim.strategy import LogisticProbe
 
 logger = logging.getLogger(__name__)
 Report = Callable[[dict[str, float], int], None]
@@ -34,7 +38,10 @@ Report = Callable[[dict[str, float], int], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit gives: the best network, its validation predictions, its scores and the data it saw."""
+    """What a fit gives: the best network, its validation predictions, its scores and the data it saw.
+
+    `weights` says where the backbone's first weights came from and under which licence; empty from scratch.
+    """
 
     network: Network
     data: DataModule
@@ -43,10 +50,11 @@ class Fitted:
     validation: pd.DataFrame
     best: float
     best_epoch: int
+    weights: dict[str, str]
 
 
 def fit(
-    settings: dict[str, Any], folder: Path, report: Report, resume: Path | None = None, save: Save | None = None
+    settings: dict[str, Any], folder: Path, report: Report, resume: Path | None = None, attach: Attach | None = None
 ) -> Fitted:
     """Fit a network as `settings` say, and leave in `folder` all that rebuilds it. Never reads the test side.
 
@@ -55,7 +63,7 @@ def fit(
         folder: the run's own folder.
         report: called once per epoch with the numbers of the epoch.
         resume: `last.ckpt` of an earlier part of this run.
-        save: takes the overlays of `trainer.overlay_every` (PNG, name); without it they go into `folder`.
+        attach: takes the pictures made on the way (file, name), such as the overlays of `trainer.overlay_every`.
 
     Raises:
         MedvitError: settings or data that cannot be used, a loss that is not finite, weights that do not fit.
@@ -63,8 +71,48 @@ def fit(
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
     task = build(settings["task"], settings["trust"])
     network = build_network(settings, task.outputs)
+    weights = dict(getattr(network.backbone, "provenance", {}))
     preprocess = build_preprocess(settings, network)
     data = data_module(settings, preprocess, task)
+    strategy = build(settings["optim"]["strategy"], settings["trust"])
+    remember.refuse_augmentation(strategy, data)
+    _ready(settings, data, task)
+    studies = data.units("train").frame["study"].nunique()
+    strategy = strategy.choose(studies, volumes=preprocess.kind == "volume", augmented=data.augment is not None)
+    settings["optim"]["strategy"] = strategy.to_json()
+    strategy.prepare(network)
+    plan = Plan(**settings["optim"]["plan"])
+    logger.info("%s", strategy.describe(network, plan.lr, plan.weight_decay))
+    module = FineTuner(network, task, strategy, plan, preprocess.scale, preprocess.shift, settings["seed"])
+    if resume:
+        _refuse_other_data(folder, data.hashes)
+    _leave(folder, settings, module, preprocess, data, weights)
+    memory = remember.memory(strategy, network, data, describe(settings, network))
+    frozen = None if memory is None else "backbone."
+    keep = KeepBest(folder / (checkpoint.BEST if memory is None else checkpoint.BEST_HEAD), frozen)
+    drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], folder, attach)
+    trainer = _trainer(settings["trainer"], plan, folder, [keep, drawn], report)
+    with warnings.catch_warnings():
+        # the cache needs no workers; scores are of all devices' predictions already
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|sync_dist=True).*")
+        _run(trainer, module, data, memory, resume)
+    if keep.best is None:
+        raise RunError(f"no epoch gave {task.monitor}: the validation side needs both outcomes; enlarge it")
+    if memory is not None and trainer.is_global_zero:
+        checkpoint.complete(network, keep.path, folder / checkpoint.BEST)
+    trainer.strategy.barrier()
+    best = checkpoint.load_run(folder)
+    device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
+    loader, encode = (data.val_dataloader(), None) if memory is None else (memory.loader("val"), module.encode)
+    found = predict(best.network, loader, preprocess.scale, preprocess.shift, device, encode)
+    validation = table(found, task, data.units("val").with_digests(), "val")
+    if trainer.is_global_zero:
+        validation.to_parquet(folder / "validation.parquet", index=False)
+    return Fitted(best.network, data, task, preprocess, validation, keep.best, keep.epoch, weights)
+
+
+def _ready(settings: dict[str, Any], data: DataModule, task: Any) -> None:
+    """Bring the data up to date, refuse leaks between the sides, and let the task learn its class counts."""
     data.setup("fit")
     if data.cache is not None:
         allow = settings["data"].get("allow_leaks", False)
@@ -73,32 +121,23 @@ def fit(
     task.fit(rows)
     task.log_count(rows, "train")
     task.log_count(data.units("val").frame, "val")
-    strategy = build(settings["optim"]["strategy"], settings["trust"])
-    strategy = strategy.choose(rows["study"].nunique(), volumes=preprocess.kind == "volume")
-    settings["optim"]["strategy"] = strategy.to_json()
-    strategy.prepare(network)
-    plan = Plan(**settings["optim"]["plan"])
-    logger.info("%s", strategy.describe(network, plan.lr, plan.weight_decay))
-    module = FineTuner(network, task, strategy, plan, preprocess.scale, preprocess.shift, settings["seed"])
-    if resume:
-        _refuse_other_data(folder, data.hashes)
-    _leave(folder, settings, module, preprocess, data)
-    if data.augment is not None and preprocess.kind == "film":
-        contact_sheet.write(data.units("train"), data.augment, folder / "augmentation.png")
-    keep = KeepBest(folder / checkpoint.BEST)
-    drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], save or _into(folder))
-    trainer = _trainer(settings["trainer"], plan, folder, [keep, drawn], report)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec).*")  # the cache needs none
+
+
+def _run(trainer: pl.Trainer, module: FineTuner, data: DataModule, memory: Memory | None, resume: Path | None) -> None:
+    """Train on images, or on the features of a frozen backbone, or solve for the head."""
+    if memory is None:
         trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
-    if keep.best is None:
-        raise RunError(f"no epoch gave {task.monitor}: the validation side needs both outcomes; enlarge it")
-    best = checkpoint.load_run(folder)
-    device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
-    found = predict(best.network, data.val_dataloader(), preprocess.scale, preprocess.shift, device)
-    validation = table(found, task, data.units("val").frame, "val")
-    validation.to_parquet(folder / "validation.parquet", index=False)
-    return Fitted(best.network, data, task, preprocess, validation, keep.best, keep.epoch)
+        return
+    module.encode = memory.features.tokens
+    train, val = (memory.loader(side, trainer.global_rank, trainer.world_size) for side in ("train", "val"))
+    if isinstance(module.strategy, LogisticProbe):
+        memory.solve(module.network, module.task)
+        trainer.validate(module, val, verbose=False)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ReportEpoch):
+                callback.on_train_epoch_end(trainer, module)
+    else:
+        trainer.fit(module, train, val, ckpt_path=str(resume) if resume else None)
 
 
 def data_module(settings: dict[str, Any], preprocess: Any, task: Any, allow_test: bool = False) -> DataModule:
@@ -109,9 +148,11 @@ def data_module(settings: dict[str, Any], preprocess: Any, task: Any, allow_test
         preprocess,
         task,
         augment=build(settings["augment"], settings["trust"]) if settings["augment"] else None,
-        sampler=node["sampler"],
+        sampler=Sampler(node["sampler"], trainer.get("drop_last", False)),
         bag=node["unit"],
         workers=trainer["workers"],
+        prefetch=trainer.get("prefetch", "auto"),
+        pin=trainer.get("pin", "auto"),
         on_bad=node["on_bad"],
         audit_share=node["audit_share"],
         batch_size=trainer["batch_size"],
@@ -129,26 +170,27 @@ def _refuse_other_data(folder: Path, now: dict[str, str]) -> None:
         raise RunError(f"{', '.join(changed)} changed since this run began: restore the data set, or start a new run")
 
 
-def _into(folder: Path) -> Save:
-    """Return what writes an overlay below `folder`."""
-
-    def save(picture: bytes, name: str) -> None:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(picture)
-
-    return save
-
-
-def _leave(folder: Path, settings: dict[str, Any], module: FineTuner, preprocess: Any, data: DataModule) -> None:
+def _leave(
+    folder: Path,
+    settings: dict[str, Any],
+    module: FineTuner,
+    preprocess: Any,
+    data: DataModule,
+    weights: dict[str, str],
+) -> None:
+    """Write what rebuilds the network and says where it comes from, and a sheet of augmented films."""
     parts = {
         checkpoint.SETTINGS: settings,
         checkpoint.PREPROCESS: preprocess.to_json(),
         checkpoint.TASK: module.task.to_json(),
         ARCHITECTURE: describe(settings, module.network),
         checkpoint.HASHES: data.hashes,
+        checkpoint.WEIGHTS: weights,
     }
     for name, content in parts.items():
         checkpoint.write_json(folder / name, content)
+    if data.augment is not None:
+        contact_sheet.write(data.units("train"), data.augment, folder / "augmentation.png")
 
 
 def _trainer(
@@ -158,7 +200,8 @@ def _trainer(
     resumable = ModelCheckpoint(folder / "checkpoints", filename="last", save_last=False, enable_version_counter=False)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)  # tips and device lists
     bar = [RichProgressBar(leave=False)] if settings["progress_bar"] else []
-    return pl.Trainer(
+    make = partial(
+        pl.Trainer,
         max_epochs=settings["epochs"],
         accelerator=settings["accelerator"],
         devices=settings["devices"],
@@ -174,6 +217,10 @@ def _trainer(
         use_distributed_sampler=False,
         deterministic=settings["deterministic"],
     )
+    trainer = make()
+    if trainer.world_size > 1:  # a phase may leave weights without a gradient
+        trainer = make(strategy="ddp_find_unused_parameters_true")
+    return trainer
 
 
 def best_precision() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from medvit.errors import RunError
-from medvit.model.network import Network
+from medvit.model.linear import at_rest
+from medvit.model.network import Encode, Network
 from medvit.optim.schedule import warmup_cosine
 from medvit.types import Bag, Batch
 
@@ -52,7 +54,11 @@ class FineTuner(pl.LightningModule):
         scale: float = integer * scale + shift turns cached integers into the network's input on the device.
         shift: see `scale`.
         seed: with the epoch it decides every draw on the device, so that a resumed run equals an unbroken one.
+
+    `encode` stands in for a frozen backbone when the batches hold cached features instead of images.
     """
+
+    encode: Encode | None = None
 
     def __init__(
         self, network: Network, task: Any, strategy: Any, plan: Plan, scale: float, shift: float, seed: int
@@ -62,12 +68,14 @@ class FineTuner(pl.LightningModule):
         self.scale, self.shift, self.seed = scale, shift, seed
         self._gathered: list[tuple[tuple[str, ...], Tensor, Tensor, Tensor]] = []
         self._losses: list[Tensor] = []
+        self._units: list[int] = []
+        self._resting = ExitStack()
         self.validation: Predictions | None = None
 
     def forward(self, image: Tensor, bag: Bag | None = None) -> Tensor:
         """Return logits [B K] of an image batch as the loader gives it (integers or floats)."""
         pixels = image if image.is_floating_point() else image.float() * self.scale + self.shift
-        logits: Tensor = self.network(pixels, bag)
+        logits: Tensor = self.network(pixels, bag, self.encode)
         return logits
 
     def on_train_epoch_start(self) -> None:
@@ -80,6 +88,7 @@ class FineTuner(pl.LightningModule):
         logits = self(batch.image, batch.bag).float()
         loss: Tensor = self.task.loss(logits, batch.target, batch.weight, epoch=self.current_epoch)
         self._losses.append(loss.detach())
+        self._units.append(len(batch.uid))
         if batch_idx % _LOOK_AT_LOSS_EVERY == 0 and not torch.isfinite(torch.stack(self._losses)).all():
             raise RunError(
                 f"the loss is not finite in epoch {self.current_epoch}, at or shortly before batch {batch_idx}; "
@@ -88,12 +97,21 @@ class FineTuner(pl.LightningModule):
             )
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's mean loss and the learning rate."""
-        self.log("train/loss", torch.stack(self._losses).mean(), sync_dist=True)
-        optimizer = self.optimizers()
-        self.log("train/lr", max(group["lr"] for group in optimizer.param_groups))  # type: ignore[union-attr]
+    def epoch_numbers(self) -> dict[str, float]:
+        """Return the epoch's mean loss over all units and devices and the highest learning rate; begin to count anew."""
+        if not self._losses:
+            return {}
+        losses, units = torch.stack(self._losses), torch.tensor(self._units, dtype=torch.float32)
+        mean = (losses * units.to(losses.device)).sum() / units.sum()
+        loss = self.trainer.strategy.reduce(mean, reduce_op="mean")  # every rank sees equally many units
         self._losses.clear()
+        self._units.clear()
+        rate = max(group["lr"] for group in self.optimizers().param_groups)  # type: ignore[union-attr]
+        return {"train/loss": float(loss), "train/lr": float(rate)}
+
+    def on_validation_epoch_start(self) -> None:
+        """The weights stay as they are until the epoch's end."""
+        self._resting.enter_context(at_rest(self.network))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Keep the predictions of the batch."""
@@ -102,6 +120,7 @@ class FineTuner(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Score all validation units of all devices at once."""
+        self._resting.close()
         self.validation = gather(self._gathered)
         self._gathered.clear()
         found = self.validation
@@ -114,13 +133,26 @@ class FineTuner(pl.LightningModule):
             if np.isfinite(value):
                 self.log(f"val/{name}", float(value), prog_bar=f"val/{name}" == self.task.monitor, rank_zero_only=True)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out a backbone that only lends its cached features: it is what it was."""
+        if self.encode is not None:
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("network.backbone.")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the backbone that was left out from the network as it is."""
+        if self.encode is not None:
+            own = {k: v for k, v in self.state_dict().items() if k.startswith("network.backbone.")}
+            checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
+
     def configure_optimizers(self) -> Any:
         """Return AdamW over the strategy's groups, with the schedule stepped per batch."""
         groups = self.strategy.groups(self.network, self.plan.lr, self.plan.weight_decay)
-        fused = self.device.type == "cuda"
         optimizer = torch.optim.AdamW(
-            groups, lr=self.plan.lr, betas=(self.plan.betas[0], self.plan.betas[1]), fused=fused
+            groups, lr=self.plan.lr, betas=(self.plan.betas[0], self.plan.betas[1]), fused=True
         )
+        # Lightning refuses to clip where the step unscales gradients itself: it must unscale before it clips
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         steps = int(self.trainer.estimated_stepping_batches)
         epochs = max(1, self.trainer.max_epochs or 1)
         warmup = round(steps * min(1.0, self.plan.warmup_epochs / epochs))

@@ -1,40 +1,59 @@
-"""Where in the image a logit comes from: six methods behind one signature, for every pool and for bags of images.
+"""Where in the image a logit comes from: seven methods behind one signature, for every pool and for bags of images.
 
-    method(network, image [B C *S], output) -> maps [B *grid], float32, at least 0
+    method(network, image [B C *S], output) -> maps [B *grid], float32; positive speaks for the output
 
-A map has one value per patch. None of them is right by itself: `medvit.explain.faithfulness` measures which one tells
-what the network used, `medvit.explain.localise` which one points at the finding. `relevance` and `grad_attention` hold
-the attention of every block with its gradient (B x depth x heads x T x T numbers): give few images at a time.
+A map has one value per patch. `integrated`, `occlusion` and `gradcam` have a sign, the others are at least 0. None is
+right by itself: `medvit.explain.faithfulness` measures which one tells what the network used, `medvit.explain.localise`
+which one points at the finding. `relevance` and `grad_attention` hold the attention of every block with its gradient
+(B x depth x heads x T x T numbers): give few images at a time.
+
+`integrated` and `occlusion` ask what the network makes of the image instead of something else: the `reference`
+[1 C *S], best the average image without the finding (`medvit.explain.reference`); by default an even grey.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from medvit.errors import ConfigError
-from medvit.model.network import Network, single
-from medvit.types import Bag, Tokens
+from medvit.explain.reference import grey
+from medvit.explain.tracing import NO_ATTENTION, Traced, evaluating, tracing
+from medvit.model.network import Network
+from medvit.types import Bag
 
 Method = Callable[[Network, Tensor, int], Tensor]
-_WINDOWS = 12  # occlusion windows per axis, whatever the grid
+STEPS = 16  # of integrated gradients
+_WINDOWS = 6  # strides of occlusion per axis, whatever the grid
 _AT_ONCE = 64  # occluded images per forward pass
 
 
-class Traced(NamedTuple):
-    """One forward pass that can be asked for gradients: logits [B K], tokens, and the attention of every block."""
+def integrated(
+    network: Network, image: Float[Tensor, "B C *S"], output: int, reference: Tensor | None = None
+) -> Float[Tensor, "B ..."]:
+    """Gather the logit's gradient on the way from the reference to the image (Sundararajan et al. 2017, ICML).
 
-    logits: Tensor
-    tokens: Tokens
-    attention: list[Tensor]
+    Over all patches a map sums to the logit of the image minus that of the reference (up to the 16 steps). With an
+    average image as reference these are the expected gradients of Erion et al. 2021 at their mean.
+    """
+    start = (grey(image) if reference is None else reference.expand_as(image)).detach()
+    total = torch.zeros_like(image)
+    for step in range(STEPS):
+        at = start + (step + 0.5) / STEPS * (image.detach() - start)
+        with tracing(network, at, full=False) as traced:
+            total += _gradients(traced.logits[:, output], [traced.image])[0]
+    share = ((image.detach() - start) * total / STEPS).sum(dim=1)
+    cell = [length // side for length, side in zip(image.shape[2:], network.backbone.grid, strict=True)]
+    pool = functional.avg_pool2d if len(cell) == 2 else functional.avg_pool3d
+    return pool(share.unsqueeze(1), cell).squeeze(1).float() * math.prod(cell)
 
 
 def relevance(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Float[Tensor, "B ..."]:
@@ -103,51 +122,56 @@ def gradcam(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Fl
             hook.remove()
 
 
-def occlusion(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Float[Tensor, "B ..."]:
-    """Return how far the logit falls when a window is painted with the image's mean (Zeiler and Fergus 2014).
+def occlusion(
+    network: Network, image: Float[Tensor, "B C *S"], output: int, reference: Tensor | None = None
+) -> Float[Tensor, "B ..."]:
+    """Return how far the logit falls when a window shows the reference instead (Zeiler and Fergus 2014).
 
-    Windows overlap by half and are two strides wide, about 12 strides per axis; a patch gets the mean of its windows.
+    Windows overlap by half and are two strides wide, about 6 strides per axis; a patch gets the mean of its windows.
     """
     grid = tuple(network.backbone.grid)
     cells = [math.ceil(side / _WINDOWS) for side in grid]
     patch = [length // side for length, side in zip(image.shape[2:], grid, strict=True)]
     starts = list(product(*(range(-step, side, step) for step, side in zip(cells, grid, strict=True))))
     fall, count = image.new_zeros(len(image), *grid), image.new_zeros(grid)
-    with torch.no_grad(), _evaluating(network):
+    fill = grey(image) if reference is None else reference.expand_as(image)
+    at_once = max(1, _AT_ONCE // len(image))
+    with torch.no_grad(), evaluating(network):
         whole = network(image)[:, output]
-        fill = image.mean(dim=tuple(range(2, image.ndim)), keepdim=True)
-        for first in range(0, len(starts), max(1, _AT_ONCE // len(image))):
-            part = starts[first : first + max(1, _AT_ONCE // len(image))]
+        for first in range(0, len(starts), at_once):
+            part = starts[first : first + at_once]
             boxes = [tuple(slice(max(s, 0), s + 2 * c) for s, c in zip(start, cells, strict=True)) for start in part]
             painted = image.unsqueeze(0).repeat(len(part), *[1] * image.ndim)
             for copy, box in zip(painted, boxes, strict=True):
                 pixels = tuple(slice(b.start * p, b.stop * p) for b, p in zip(box, patch, strict=True))
-                copy[(slice(None), slice(None), *pixels)] = fill
+                where = (slice(None), slice(None), *pixels)
+                copy[where] = fill[where]
             found = network(painted.flatten(0, 1))[:, output].reshape(len(part), -1)
             for lost, box in zip(whole - found, boxes, strict=True):
                 fall[(slice(None), *box)] += lost.reshape(-1, *[1] * len(grid))
                 count[box] += 1
-    return (fall / count).relu().float()
+    return (fall / count).float()
 
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, Callable[..., Tensor]] = {
+    "integrated": integrated,
+    "occlusion": occlusion,
     "relevance": relevance,
     "grad_attention": grad_attention,
     "gradcam": gradcam,
     "head_attention": head_attention,
     "rollout": rollout,
-    "occlusion": occlusion,
 }
-NEED_ATTENTION = ("relevance", "grad_attention", "rollout")
+REFERRING = ("integrated", "occlusion")  # methods that take a reference
 
 
-def method(name: str) -> Method:
-    """Return the method of this name; ConfigError with the nearest name otherwise."""
+def method(name: str, reference: Float[Tensor, "1 C *S"] | None = None) -> Method:
+    """Return the method of this name, with the reference if it takes one; ConfigError with the nearest name."""
     if name not in METHODS:
         near = get_close_matches(name, METHODS, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ConfigError(f"explanation method {name!r}{hint}: expected one of {', '.join(METHODS)}")
-    return METHODS[name]
+    return partial(METHODS[name], reference=reference) if name in REFERRING else METHODS[name]
 
 
 def available(network: Network) -> list[str]:
@@ -155,56 +179,26 @@ def available(network: Network) -> list[str]:
     if hasattr(network.backbone, "forward_features"):
         return list(METHODS)
     pooled = hasattr(network.pool, "attention")
-    return [name for name in METHODS if name not in NEED_ATTENTION and (pooled or name != "head_attention")]
+    return [name for name in METHODS if name in NO_ATTENTION or (pooled and name == "head_attention")]
 
 
 def of_bag(
     network: Network, image: Float[Tensor, "B I C *S"], bag: Bag, output: int, way: Method
 ) -> Float[Tensor, "B I *grid"]:
-    """Return maps of bags that sum to 1: the share the bag pool gives each image times the map within that image."""
+    """Return maps of bags, sizes summing to 1: the share the bag pool gives each image, spread by the map within."""
     if network.bag is None or not hasattr(network.bag, "attention"):
         raise ConfigError("the network pools single images; of_bag needs bag=study")
     inside = torch.stack([way(network, images, output) for images in image])
-    with torch.no_grad(), _evaluating(network):
+    with torch.no_grad(), evaluating(network):
         flat = network.from_tokens(network.backbone(image.flatten(0, 1)))
         vectors = flat.reshape(*image.shape[:2], *flat.shape[1:])
         if vectors.ndim == 4:
             vectors = vectors[:, :, output]
         share = network.bag.attention(vectors, bag).mean(dim=1)
-    total = inside.flatten(2).sum(dim=2).clamp_min(1e-12)
+    total = inside.flatten(2).abs().sum(dim=2).clamp_min(1e-12)
     spread = [1] * (inside.ndim - 2)
     joined: Tensor = inside * (share / total).reshape(*share.shape, *spread)
     return joined
-
-
-@contextmanager
-def tracing(network: Network, image: Float[Tensor, "B C *S"], full: bool = True) -> Iterator[Traced]:
-    """Give one forward pass in evaluation mode with a graph, also of a frozen network; `full` with attention.
-
-    Raises:
-        ConfigError: attention was asked of a backbone without any.
-    """
-    if full and not hasattr(network.backbone, "forward_features"):
-        name, others = type(network.backbone).__name__, ", ".join(available(network))
-        raise ConfigError(f"{name} has no attention to explain; take one of {others}")
-    with torch.enable_grad(), _evaluating(network), torch.autocast(image.device.type, enabled=False):
-        seen = image.detach().float().requires_grad_()  # so that a network without trainable weights has a graph too
-        backbone: Any = network.backbone
-        tokens, maps = backbone.forward_features(seen, attention="full") if full else (backbone(seen), [])
-        pooled = network.from_tokens(tokens)
-        if network.bag is not None:  # the vectors stand for their images: a bag of one each
-            pooled = network.bag(lambda vectors: vectors, pooled.unsqueeze(1), single(len(pooled), pooled.device))
-        yield Traced(network.classify(pooled), tokens, maps)
-
-
-@contextmanager
-def _evaluating(network: Network) -> Iterator[None]:
-    was = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was)
 
 
 def _gradients(logit: Tensor, of: list[Tensor]) -> list[Tensor]:
@@ -231,4 +225,4 @@ def _pool_row(network: Network, traced: Traced, output: int) -> Float[Tensor, "B
 
 
 def _on_grid(values: Float[Tensor, "B N"], grid: tuple[int, ...]) -> Float[Tensor, "B ..."]:
-    return values.detach().relu().float().reshape(len(values), *grid)
+    return values.detach().float().reshape(len(values), *grid)

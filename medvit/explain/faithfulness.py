@@ -7,7 +7,7 @@ shows the image, not the network (Adebayo et al. 2018): a plain edge detector fa
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,35 +16,37 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from medvit.explain.attribution import Method
+from medvit.explain.reference import Answer
 from medvit.model.network import Network
 
-Probability = Callable[[Tensor], Tensor]  # logits [B K] -> probability of the output that is explained [B]
-HEAD_BOUND, ALL_BOUND = 0.5, 0.2  # largest rank correlation with shuffled head, with all weights shuffled
+BOUNDS = {"head": 0.5, "all": 0.2, "labels": 0.5}  # largest rank correlation that still counts as another map
+_EVEN = 1e-6  # of its largest value: a map that varies less says nothing
 
 
 def curves(
-    network: Network, image: Float[Tensor, "B C *S"], maps: Float[Tensor, "B ..."], probability: Probability,
-    steps: int = 16,
+    answer: Answer, image: Float[Tensor, "B ..."], maps: Float[Tensor, "B ..."], fill: Tensor, steps: int = 16,
+    bagged: bool = False,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
     """Return the areas under deletion and insertion [B], in [0, 1] (Petsiuk et al. 2018, on patches).
 
-    Deletion paints patches with the image's mean, the highest of the map first: low is good. Insertion uncovers them in
-    the same order: high is good. `steps` parts of the patches at a time; ties go by a fixed random order.
+    Deletion lets `fill` (of the image's shape) stand in patches, the highest of the map first: low is good. Insertion
+    uncovers them in the same order: high is good. `steps` parts of the patches at a time; ties go by a fixed random
+    order. `bagged`: bags of images [B I C *S] with maps [B I *grid].
     """
-    batch, count = len(image), maps[0].numel()
+    count = maps[0].numel()
     luck = torch.rand(count, generator=torch.Generator().manual_seed(0)).argsort()  # or ties would go row by row
     order = luck[maps.flatten(1).cpu()[:, luck].argsort(dim=1, descending=True, stable=True)]
     rank = order.argsort(dim=1).reshape(maps.shape).to(image.device, torch.float32)
-    ranks = nn.functional.interpolate(rank.unsqueeze(1), size=image.shape[2:], mode="nearest")
-    fill = image.mean(dim=tuple(range(2, image.ndim)), keepdim=True)
+    cells = rank.flatten(0, 1) if bagged else rank
+    size = image.shape[2 + bagged :]
+    ranks = nn.functional.interpolate(cells.unsqueeze(1), size=size, mode="nearest")
+    ranks = ranks.reshape(*rank.shape[: 1 + bagged], 1, *size)
     gone, come = [], []
     with torch.no_grad():
         for share in np.linspace(0, 1, steps + 1):
             chosen = ranks < round(share * count)
-            both = torch.cat([torch.where(chosen, fill, image), torch.where(chosen, image, fill)])
-            found = probability(network(both)).double().cpu()
-            gone.append(found[:batch])
-            come.append(found[batch:])
+            gone.append(answer(torch.where(chosen, fill, image)).double().cpu())
+            come.append(answer(torch.where(chosen, image, fill)).double().cpu())
     deletion, insertion = (np.trapezoid(torch.stack(part).numpy(), dx=1 / steps, axis=0) for part in (gone, come))
     return np.asarray(deletion), np.asarray(insertion)
 
@@ -82,24 +84,34 @@ def agreement(one: Float[Tensor, "B ..."], other: Float[Tensor, "B ..."]) -> flo
 
 
 def sanity(
-    method: Method, network: Network, image: Tensor, output: int, seeds: Sequence[int] = (0, 1, 2)
+    method: Method,
+    network: Network,
+    image: Tensor,
+    output: int,
+    seeds: Sequence[int] = (0, 1, 2),
+    permuted: Network | None = None,
 ) -> dict[str, float]:
-    """Return the agreement of the maps with those of a network whose head, and all of whose weights, are shuffled.
+    """Return how far the maps agree with those of networks that know something else; NaN for maps without contrast.
 
-    Model randomisation of Adebayo et al. 2018, mean over shuffles. The same measure against a network trained on
-    permuted labels is label randomisation: `agreement(method(network, ...), method(permuted, ...))`.
+    Model randomisation of Adebayo et al. 2018: "head" and "all" have these weights shuffled, mean over shuffles. Label
+    randomisation: "labels" is `permuted`, the same network trained on permuted labels. A map has a sign: one that
+    turns over with the head is another map, so correlations are averaged as they are.
     """
     maps = method(network, image, output)
+    flat = maps.flatten(1)
+    said = bool((flat.amax(dim=1) - flat.amin(dim=1) > _EVEN * flat.abs().amax(dim=1)).any())
     found = {}
     for part in ("head", "all"):
         each = [agreement(maps, method(shuffled(network, part, seed), image, output)) for seed in seeds]
-        found[part] = float(np.mean(np.abs(each)))
+        found[part] = float(np.mean(each)) if said else float("nan")
+    if permuted is not None:
+        found["labels"] = agreement(maps, method(permuted, image, output)) if said else float("nan")
     return found
 
 
-def passes(found: dict[str, float]) -> bool:
-    """Say whether the maps changed enough with the weights: below 0.5 for the head, below 0.2 for all of them."""
-    return found["head"] < HEAD_BOUND and found["all"] < ALL_BOUND
+def passes(found: Mapping[str, float]) -> bool:
+    """Say whether the maps changed enough with the weights and labels: every correlation below its bound."""
+    return all(abs(value) < BOUNDS[part] for part, value in found.items())
 
 
 def spearman(one: ArrayLike, other: ArrayLike) -> float:

@@ -7,7 +7,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,14 +25,28 @@ def upsample(maps: Float[Tensor, "B ..."], size: Sequence[int]) -> Float[Tensor,
 
 
 def on_original(saliency: Float[Tensor, " *grid"], placement: Placement) -> NDArray[np.float32]:
-    """Return one map [*grid] on the pixels (or voxels) of the original; what the model never saw is 0."""
+    """Return one map [*grid] on the pixels (or voxels) of the original; what the model never saw is 0.
+
+    Of a bag of slices the map is [I *grid], its values those within the unit (`of_bag`).
+    """
     return placement.map_to_original(upsample(saliency.unsqueeze(0).cpu(), placement.size)[0].numpy())
 
 
+def nifti(values: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
+    """Return a map [slice row column] as NIfTI-1 (float32, axes RAS) that lies on its volume in every viewer.
+
+    affine: (4, 4) from indices to LPS mm, as `medvit.types.Volume` has it.
+    """
+    import nibabel
+
+    turned = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine[:, [2, 1, 0, 3]]
+    return bytes(nibabel.Nifti1Image(np.asarray(values, np.float32).T, turned).to_bytes())
+
+
 def overlay(image: NDArray[Any], saliency: Float[Tensor, "h w"]) -> NDArray[np.uint8]:
-    """Return uint8 [H 2W 3] (RGB): the picture [H W] by itself, and again with the map over it, its maximum reddest."""
+    """Return uint8 [H 2W 3] (RGB): the picture [H W] and the same under the map's positive parits peak reddest."""
     grey = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
-    heat = upsample(saliency.unsqueeze(0).cpu(), grey.shape)[0].numpy()
+    heat = upsample(saliency.unsqueeze(0).cpu(), grey.shape)[0].clamp_min(0).numpy()
     share = _COVER * (heat / max(float(heat.max()), 1e-12))[..., None]
     plain = np.repeat(grey[..., None], 3, axis=2)
     hot = np.rint(plain * (1 - share) + _HOT * share).astype(np.uint8)
@@ -51,9 +64,3 @@ def batches(count: int, tokens: int) -> list[slice]:
     """Return slices of images few enough that attention with its gradients stays below about a gigabyte."""
     step = max(1, min(16, 4_000_000 // max(1, tokens * tokens)))
     return [slice(first, first + step) for first in range(0, count, step)]
-
-
-def maps_of(network: Any, image: Tensor, output: int, way: Any) -> Tensor:
-    """Return a method's maps [B *grid] of many images on the CPU, few at a time."""
-    parts = batches(len(image), int(np.prod(network.backbone.grid)) + network.backbone.prefix)
-    return torch.cat([way(network, image[part], output).cpu() for part in parts])

@@ -20,6 +20,7 @@ from medvit.export.decision import activation, from_frozen
 from medvit.export.folder import writing
 from medvit.export.onnx import write_onnx
 from medvit.export.parity import Parity, Probabilities, Source, gate
+from medvit.export.unlike import limits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,15 +169,17 @@ def draft_contents(
     facts: pd.DataFrame,
     provenance: Mapping[str, Any],
     definitions: Mapping[str, Any] | None = None,
+    unlike: Mapping[str, Any] | None = None,
 ) -> bundles.Contents:
     """Return what a bundle says of a network that is trained and not yet evaluated.
 
     `preprocess` and `task` are their `to_json()`; `facts` are the manifest's rows of the training images (they set the
-    acceptance limits); `provenance` holds run_id, hashes, code and environment.
+    acceptance limits); `provenance` holds run_id, hashes, code and environment; `unlike` is from `unlike.fitted`.
     """
     labels = labels_of(task, definitions)
     text = card(name, labels, provenance, {})
-    return bundles.Contents(name, preprocess, labels, {}, {}, envelope(facts), provenance, text, LICENCE)
+    accepted = {**envelope(facts), **({"unlike": limits(unlike)} if unlike else {})}
+    return bundles.Contents(name, preprocess, labels, {}, {}, accepted, provenance, text, LICENCE, unlike)
 
 
 def evaluated_contents(

@@ -19,6 +19,7 @@ from medvit.export.decision import Decider
 FORMAT = 1
 SUMS = "SHA256SUMS"
 PARTS = ("manifest", "preprocess", "labels", "thresholds", "calibration", "acceptance")
+UNLIKE = "unlike"  # not in bundles of volumes without a training cache, nor in those of older versions
 _NEEDED = ("models/model.onnx", "models/model.safetensors", "configs/metadata.json", "docs/README.md", "LICENSE")
 _SUFFIXES = {".json", ".onnx", ".safetensors", ".md", ".dcm", ".npz", ".pdf", ".txt", ""}
 
@@ -35,6 +36,7 @@ class Bundle:
     thresholds: dict[str, Any]
     calibration: dict[str, Any]
     acceptance: dict[str, Any]
+    unlike: dict[str, Any] | None = None
 
     @property
     def draft(self) -> bool:
@@ -47,7 +49,8 @@ class Contents:
     """Everything of a bundle but the network: plain JSON parts and two texts.
 
     `labels` has `names`, `activation` (see `medvit.export.decision`) and per name what it means; `thresholds` and
-    `calibration` are per name; `provenance` has run id, hashes, code and environment.
+    `calibration` are per name; `provenance` has run id, hashes, code and environment;
+    `unlike` is what `medvit.export.unlike.fitted` returns.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Contents:
     provenance: Mapping[str, Any]
     card: str
     licence: str
+    unlike: Mapping[str, Any] | None = None
 
     def problems(self) -> list[str]:
         """Return what keeps these contents from being more than a draft."""
@@ -87,6 +91,7 @@ def write_parts(folder: Path, contents: Contents, draft: bool) -> None:
         "provenance": contents.provenance,
     }
     parts = {"manifest": manifest} | {name: getattr(contents, name) for name in PARTS[1:]}
+    parts |= {} if contents.unlike is None else {UNLIKE: contents.unlike}
     for name, part in parts.items():
         _json(folder / "medvit" / f"{name}.json", part)
     (folder / "docs").mkdir(exist_ok=True)
@@ -144,7 +149,8 @@ def read(folder: Path) -> Bundle:
     """
     digest = verify(folder)
     try:
-        parts = {name: json.loads((folder / "medvit" / f"{name}.json").read_text(encoding="utf-8")) for name in PARTS}
+        there = [*PARTS, *([UNLIKE] if (folder / "medvit" / f"{UNLIKE}.json").is_file() else [])]
+        parts = {name: json.loads((folder / "medvit" / f"{name}.json").read_text(encoding="utf-8")) for name in there}
     except (OSError, json.JSONDecodeError) as error:
         raise BundleError("A JSON part of the bundle's medvit/ folder cannot be read. Export again.") from error
     found = parts["manifest"].get("format")

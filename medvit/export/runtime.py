@@ -6,9 +6,11 @@ One image is one call of the network, so that a film gives the same numbers what
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit import preprocess
+from medvit.dicom.isolate import IsolatedPool
 from medvit.errors import BundleError, DicomRefusal
 from medvit.export import acceptance
 from medvit.export.bundle import Bundle, read
 from medvit.export.decision import Decider
+from medvit.export.unlike import Unlike
+from medvit.preprocess import FilmPreprocess, Prepared, VolumePreprocess
 from medvit.types import Facts
 
 Source = Path | bytes | Sequence[Path | bytes]  # one film, or the files of one series
+Taken = tuple[Facts, Prepared]
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Runtime:
         self.decider = Decider(
             self.names, self.bundle.labels["activation"], self.bundle.calibration, self.bundle.thresholds
         )
+        self.unlike = Unlike(self.bundle.unlike, self.bundle.acceptance)
         self.workers = workers or min(8, os.cpu_count() or 1)
         self.session = _session(self.bundle.folder / "models" / "model.onnx")
         self.inputs = {item.name for item in self.session.get_inputs()}
@@ -78,19 +85,30 @@ class Runtime:
         """Return one result per source, in order; `accept=False` leaves the acceptance check out (for verification)."""
         return list(self.stream(sources, accept))
 
-    def stream(self, sources: Sequence[Source], accept: bool = True) -> Iterator[Result]:
-        """Yield one result per source, in order, reading several at a time."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            yield from pool.map(lambda source: self.one(source, accept), sources)
+    def stream(self, sources: Sequence[Source], accept: bool = True, isolate: bool = False) -> Iterator[Result]:
+        """Yield one result per source, in order, reading several at a time.
+
+        `isolate` decodes in child processes with caps (`medvit.dicom.isolate`): a hostile file costs itself only.
+        """
+        work = self._work(accept)
+        with ExitStack() as stack:
+            if isolate:
+                work = stack.enter_context(IsolatedPool(work, min(self.workers, len(sources) or 1)))
+            pool = stack.enter_context(ThreadPoolExecutor(self.workers))
+            yield from pool.map(lambda source: self._result(work, source, accept), sources)
 
     def one(self, source: Source, accept: bool = True) -> Result:
         """Return the result of one film (a file) or one volume (the files of its series)."""
+        return self._result(self._work(accept), source, accept)
+
+    def _work(self, accept: bool) -> Callable[[Source], Taken]:
+        return partial(take, self.preprocess, self.bundle.acceptance if accept else None)
+
+    def _result(self, work: Callable[[Source], Taken], source: Source, accept: bool) -> Result:
         draft = self.bundle.draft
         try:
-            image = self.preprocess.read(source)  # type: ignore[arg-type]
-            if accept:
-                acceptance.check(image.facts, self.bundle.acceptance)
-            prepared = self.preprocess.prepare(image)  # type: ignore[arg-type]
+            facts, prepared = work(source)
+            unusual = self.unlike.check(prepared.pixels) if accept else ()
         except DicomRefusal as refusal:
             status = "SKIPPED" if refusal.code.startswith("I-") else "REJECTED"
             return Result(status, refusal.code, str(refusal), draft)
@@ -105,8 +123,8 @@ class Runtime:
             uncalibrated=self._named(probability),
             logit=self._named(logits),
             decision=self.decider.decisions(probability, calibrated)[0],
-            warnings=tuple(prepared.warnings),
-            facts=image.facts,
+            warnings=(*prepared.warnings, *unusual),
+            facts=facts,
         )
 
     def _named(self, values: NDArray[Any]) -> dict[str, float]:
@@ -123,6 +141,14 @@ class Runtime:
         elif len(images) != 1:
             raise BundleError(f"The preprocessing gives {len(images)} images, the network takes one. Export again.")
         return np.asarray(self.session.run(None, feed)[0], np.float64)
+
+
+def take(definition: FilmPreprocess | VolumePreprocess, envelope: dict[str, Any] | None, source: Source) -> Taken:
+    """Read one film or volume, check that the model may be asked about it, and prepare it. Raises DicomRefusal."""
+    image = definition.read(source)  # type: ignore[arg-type]
+    if envelope is not None:
+        acceptance.check(image.facts, envelope)
+    return image.facts, definition.prepare(image)  # type: ignore[arg-type]
 
 
 def _session(file: Path) -> Any:

@@ -1,7 +1,7 @@
 """Tokens of a frozen backbone, computed once and kept on disk, so that a probe costs seconds instead of hours.
 
-A cache is found by what it was made from: the backbone's weights, the preprocessing, and the list of images. A file
-that is there is whole: it is written under another name and renamed at the end.
+A cache is found by what it was made from: the backbone's weights and design, the preprocessing, and the list of
+images. A file that is there is whole: it is written under another name and renamed at the end.
 """
 
 from __future__ import annotations
@@ -26,35 +26,28 @@ from medvit.model.network import Backbone
 from medvit.types import Tokens
 
 logger = logging.getLogger(__name__)
-KEEP = ("tokens", "pooled")
+KEEP = ("tokens", "summary")
 
 
 @dataclass(frozen=True)
 class Features:
-    """Cached features: `values` [n T W] fp16 (tokens, prefix first), or [n 1 2W] fp32 (class token beside mean)."""
+    """Cached features `values` [n T W], prefix first: tokens, fp16, or as a `summary` class token and mean, fp32."""
 
     values: NDArray[Any]
     prefix: int
     grid: tuple[int, ...]
+    summary: bool = False
 
-    def tokens(self, rows: NDArray[np.int64] | slice) -> Tokens:
-        """Return the tokens of `rows` in fp32, as the backbone gave them up to fp16 rounding.
+    def tokens(self, stored: Tensor) -> Tokens:
+        """Return rows of `values` as the tokens the backbone gave; of a summary the mean is the only patch.
 
-        Raises:
-            CacheError: the cache keeps pooled features only.
+        They are fp32, or all tokens in the dtype of autocast, to which every product would cast them anew.
         """
-        if not self.grid:
-            raise CacheError("this feature cache keeps pooled vectors; an attention head needs keep='tokens'")
-        both = torch.from_numpy(np.array(self.values[rows])).float()
-        return Tokens(both[:, : self.prefix], both[:, self.prefix :], self.grid)
-
-    def vectors(self) -> NDArray[np.float64]:
-        """Return one vector per image, fp64 [n 2W]: class token (or else the mean) beside the mean of patches."""
-        if not self.grid:
-            return np.asarray(self.values[:, 0], np.float64)
-        mean = np.stack([row[self.prefix :].mean(axis=0, dtype=np.float64) for row in self.values])
-        first = np.asarray(self.values[:, 0], np.float64) if self.prefix else mean
-        return np.concatenate([first, mean], axis=1)
+        kind = stored.device.type
+        mixed = torch.is_autocast_enabled(kind) and not self.summary
+        dtype = torch.get_autocast_dtype(kind) if mixed else torch.float32
+        prefix, patches = stored.split((self.prefix, stored.shape[1] - self.prefix), dim=1)  # type: ignore[no-untyped-call]
+        return Tokens(prefix.float().to(dtype).contiguous(), patches.float().to(dtype).contiguous(), self.grid)
 
 
 class FeatureCache:
@@ -66,7 +59,7 @@ class FeatureCache:
     def get(
         self,
         backbone: Backbone,
-        preprocess: str,
+        made_by: str,
         uids: list[str],
         batches: Iterable[tuple[tuple[str, ...], Float[Tensor, "B C *S"]]],
         keep: str = "tokens",
@@ -75,23 +68,24 @@ class FeatureCache:
 
         Args:
             backbone: the frozen encoder; it is put into evaluation for the pass.
-            preprocess: digest of the preprocessing that made the images.
+            made_by: digest of all else that decides the features: preprocessing, design of the encoder (its weights
+                do not tell heads, activation or eps).
             uids: pseudonyms of all images.
             batches: uids and normalised images, in any order, each image once; read only when nothing is cached.
-            keep: "tokens" (fp16, for an attention head) or "pooled" (fp32, for logistic regression; far smaller).
+            keep: "tokens" (fp16, for an attention head) or "summary" (fp32, class token and mean; far smaller).
 
         Raises:
             CacheError: an unknown `keep`, a cache beyond the limit, or images that are missing, unknown or twice.
         """
         if keep not in KEEP:
-            raise CacheError(f"feature cache keep={keep!r}: expected tokens or pooled")
-        made_of = {"weights": weights_digest(backbone), "preprocess": preprocess, "keep": keep, "uids": uids}
+            raise CacheError(f"feature cache keep={keep!r}: expected tokens or summary")
+        made_of = {"weights": weights_digest(backbone), "made_by": made_by, "keep": keep, "uids": uids}
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
         data, meta = self.folder / f"{name}.npy", self.folder / f"{name}.json"
         if not (data.exists() and meta.exists()):
             self._fill(backbone, uids, batches, keep, data, meta)
         form = json.loads(meta.read_text())
-        return Features(np.load(data, mmap_mode="r"), form["prefix"], tuple(form["grid"]))
+        return Features(np.load(data, mmap_mode="r"), form["prefix"], tuple(form["grid"]), keep == "summary")
 
     def _fill(
         self, backbone: Backbone, uids: list[str], batches: Iterable[Any], keep: str, data: Path, meta: Path
@@ -126,8 +120,9 @@ class FeatureCache:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize / 2**30
         if size > self.limit:
             raise CacheError(
-                f"feature cache: {shape[0]} images would take {size:.1f} GiB and the limit is {self.limit:g} GiB; "
-                "keep='pooled' is smaller by the number of tokens, or raise the limit"
+                f"feature cache: {shape[0]} images would take {size:.1f} GiB and the limit is {self.limit:g} GiB. "
+                "pool=cls and pool=mean need far less; or raise optim.strategy.cache_gib; or set it to 0, to run the "
+                "backbone anew in every epoch"
             )
         logger.info("feature cache: %d images, %.2f GiB", shape[0], size)
         room: np.memmap[Any, Any] = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
@@ -155,11 +150,12 @@ def _rows(names: tuple[str, ...], place: dict[str, int], seen: NDArray[np.bool_]
 
 def _kept(tokens: Tokens, keep: str) -> tuple[NDArray[Any], dict[str, Any]]:
     """Return what is stored of a batch, and its form."""
+    prefix = tokens.prefix.shape[1]
     if keep == "tokens":
-        both = torch.cat([tokens.prefix, tokens.patches], dim=1)
-        if not torch.isfinite(both.half()).all():
-            raise CacheError("feature cache: a token is beyond fp16 (65504) or not finite; use keep='pooled'")
-        return both.half().cpu().numpy(), {"prefix": tokens.prefix.shape[1], "grid": list(tokens.grid)}
-    mean = tokens.patches.float().mean(dim=1)
-    first = tokens.prefix[:, 0].float() if tokens.prefix.shape[1] else mean
-    return torch.cat([first, mean], dim=1)[:, None].cpu().numpy(), {"prefix": 0, "grid": []}
+        both = torch.cat([tokens.prefix, tokens.patches], dim=1).half()
+        if not torch.isfinite(both).all():
+            raise CacheError("feature cache: a token is beyond fp16 (65504) or not finite; use pool=cls or pool=mean")
+        return both.cpu().numpy(), {"prefix": prefix, "grid": list(tokens.grid)}
+    mean = tokens.patches.float().mean(dim=1, keepdim=True)
+    both = torch.cat([tokens.prefix[:, :1].float(), mean], dim=1)
+    return both.cpu().numpy(), {"prefix": min(1, prefix), "grid": list(tokens.grid)}

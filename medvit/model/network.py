@@ -13,6 +13,8 @@ from medvit.errors import ConfigError
 from medvit.model.pool import Pool
 from medvit.types import Bag, Tokens
 
+Encode = Callable[[Tensor], Tokens]
+
 
 @runtime_checkable
 class Backbone(Protocol):
@@ -70,9 +72,9 @@ class Network(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, image: Tensor, bag: Bag | None = None) -> Float[Tensor, "B K"]:
-        """Return raw logits of `image` [B C *S], or of a bag [B I C *S]."""
-        return self.classify(self.pooled(image, bag))
+    def forward(self, image: Tensor, bag: Bag | None = None, encode: Encode | None = None) -> Float[Tensor, "B K"]:
+        """Return raw logits of `image` [B C *S], or of a bag [B I C *S]; `encode` stands in for the backbone."""
+        return self.classify(self.pooled(image, bag, encode))
 
     def embed(self, image: Tensor, bag: Bag | None = None) -> Float[Tensor, "B W"]:
         """Return one fp32 vector per unit: what the head reads, averaged over outputs where each has its own."""
@@ -81,23 +83,24 @@ class Network(nn.Module):
             vector: Tensor = self.norm(pooled.float())
         return vector.mean(dim=1) if vector.ndim == 3 else vector
 
-    def pooled(self, image: Tensor, bag: Bag | None = None) -> Float[Tensor, "B *K W"]:
+    def pooled(self, image: Tensor, bag: Bag | None = None, encode: Encode | None = None) -> Float[Tensor, "B *K W"]:
         """Return the pooled vectors before norm and head: [B W], or [B K W] with a query per output.
 
-        Raises:
-            ConfigError: a bag was given to a network without a bag pool.
+        Where `encode` makes the tokens (of cached features, say), `image` is what it takes.
+        Raises ConfigError for a bag that was given to a network without a bag pool.
         """
+        tokens: Encode = encode or self.backbone
         if self.bag is None:
             if bag is not None:
                 raise ConfigError("a bag of images was given to a network for single images; choose bag=study")
-            return self.from_tokens(self.backbone(image))
+            return self.from_tokens(tokens(image))
         if bag is None:  # one image is a bag of one
             image = image.unsqueeze(1)
             bag = single(len(image), image.device)
-        return self.bag(lambda images: self.from_tokens(self.backbone(images)), image, bag)
+        return self.bag(lambda images: self.from_tokens(tokens(images)), image, bag)
 
     def from_tokens(self, tokens: Tokens) -> Float[Tensor, "B *K W"]:
-        """Return the pooled vectors of tokens that are at hand already (cached features)."""
+        """Return the pooled vectors of tokens that are at hand already."""
         return self.pool(tokens)
 
     def classify(self, pooled: Float[Tensor, "B *K W"]) -> Float[Tensor, "B K"]:

@@ -18,9 +18,13 @@ from medvit.types import Tokens
 
 @runtime_checkable
 class Pool(Protocol):
-    """What `Network` needs of a pool; `normed` says that the output needs no further LayerNorm."""
+    """What `Network` needs of a pool.
+
+    `normed` says that the output needs no further LayerNorm, `summary` that it reads only class token and mean.
+    """
 
     normed: bool
+    summary: bool
 
     def attach(self, width: int, outputs: int) -> None:
         """Make the parameters for `width` channels and `outputs` outputs."""
@@ -32,7 +36,7 @@ class Pool(Protocol):
 class ClsPool(nn.Module):
     """The class token: the first prefix token, already behind the backbone's last norm."""
 
-    normed = True
+    normed = summary = True
 
     def attach(self, width: int, outputs: int) -> None:
         """Nothing to make: the class token has no parameters here."""
@@ -54,6 +58,7 @@ class MeanPool(nn.Module):
     """The mean of the patch tokens."""
 
     normed = False
+    summary = True
 
     def attach(self, width: int, outputs: int) -> None:
         """Nothing to make: a mean has no parameters."""
@@ -76,7 +81,7 @@ class AttentionPool(nn.Module):
     map per output for free. The values start as the tokens, so that training starts near mean pooling.
     """
 
-    normed = False
+    normed = summary = False
 
     def __init__(self, queries: int | str = 8, cls: bool = True) -> None:
         super().__init__()

@@ -36,6 +36,14 @@ def public_name(source: str) -> str:
     return source if HUB_ID.match(source) and not Path(source).expanduser().exists() else "local"
 
 
+def revision(source: str, path: Path) -> str:
+    """Return the commit of a hub checkpoint: as asked for, or as the hub's cache names its folder; "" if unknown."""
+    match = HUB_ID.match(source)
+    if match and match["revision"]:
+        return str(match["revision"])
+    return path.name if re.fullmatch(r"[0-9a-f]{40}", path.name) else ""
+
+
 def locate(source: str) -> Path:
     """Return the file or directory of `source`, never from the network.
 

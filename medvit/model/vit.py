@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from medvit.errors import ConfigError
 from medvit.model import positions
 from medvit.model.attention import Attention, Rotary
 from medvit.model.design import Design, Regime
-from medvit.model.linear import Linear
+from medvit.model.linear import Linear, activate, embed_patches
 from medvit.types import Tokens
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -44,23 +43,15 @@ class Mlp(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """Return every token thought over on its own."""
-        hidden = self.fc1(x)
         if self.gated:
-            gate, value = hidden.chunk(2, dim=-1)
+            gate, value = self.fc1(x).chunk(2, dim=-1)
             hidden = activate(gate, self.act) * value
-        else:
-            hidden = activate(hidden, self.act)
+        elif isinstance(self.fc1, Linear):
+            hidden = self.fc1(x, self.act)
+        else:  # an adapted layer
+            hidden = activate(self.fc1(x), self.act)
         out: Tensor = self.fc2(self.norm(hidden))
         return out
-
-
-def activate(x: Tensor, name: str) -> Tensor:
-    """Return the named activation; `quick_gelu` is OpenAI CLIP's x * sigmoid(1.702 x)."""
-    if name == "quick_gelu":
-        return x * torch.sigmoid(1.702 * x)
-    if name.startswith("gelu"):
-        return functional.gelu(x, approximate="tanh" if name == "gelu_tanh" else "none")
-    return functional.silu(x) if name == "silu" else functional.relu(x)
 
 
 class LayerScale(nn.Module):
@@ -232,7 +223,7 @@ class ViT(nn.Module):
         if attention not in {None, "row", "full"} or (attention == "row" and not self.prefix):
             raise ConfigError(f"attention={attention!r}: one of None, 'full'" + ", 'row'" * bool(self.prefix))
         grid = self.grid_of(tuple(image.shape[2:]))
-        x = self.patch_embed(image).flatten(2).transpose(1, 2)  # patches -> tokens [B N W]
+        x = embed_patches(self.patch_embed, image)  # patches -> tokens [B N W]
         if self.pos_embed is not None:
             x = x + positions.resize(self.pos_embed, self.grid, grid, self.design.interpolation, self.design.offset)
         rotary = self._rotary(grid, x)

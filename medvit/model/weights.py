@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from medvit.errors import WeightsError
-from medvit.model import adapt, canonical, store
+from medvit.model import adapt, canonical, own, store
 from medvit.model.canonical import Checkpoint
 from medvit.model.design import Regime
 from medvit.model.native import NativeHead
@@ -36,15 +37,15 @@ def load(
     regime: Regime | None = None,
     wanted: Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """Load a directory, a safetensors file or a hub id into a `ViT` for `image_size` and `in_channels`.
+    """Load a directory, a safetensors file, a run's folder or a hub id into a `ViT` for `image_size` and `in_channels`.
 
     None for either keeps the checkpoint's own. `wanted` is what a config says besides: width, depth, heads and fields
     of `Design` must agree with the checkpoint; `patch_size` resizes the kernel. Three sides inflate a film encoder.
     Raises WeightsError: not here, pickle, truncated, unknown family, missing or unexpected tensors, wrong heads.
     """
     wanted = dict(wanted or {})
-    tensors, config, sha256 = store.read(store.locate(source))
-    native = canonical.read(tensors, config, wanted.pop("heads", None))
+    place = store.locate(source)
+    native, tensors, sha256 = _read(place, wanted.pop("heads", None))
     asked_patch = wanted.pop("patch_size", None)
     _agree(native, wanted)
     size = tuple(image_size) if image_size is not None else _own_size(native)
@@ -54,10 +55,11 @@ def load(
     )
     _fill(vit, fitted)
     vit.mean, vit.std = fitted.mean, fitted.std
-    report = _report(source, native, fitted, len(tensors))
+    report = _report(source, native, fitted, tensors)
     family = native.family
     vit.provenance = {
         "weights": store.public_name(source),
+        "revision": store.revision(source, place),
         "sha256": sha256,
         "family": family.name,
         "licence": family.licence,
@@ -66,6 +68,17 @@ def load(
     }
     log.info(report)
     return Loaded(vit, NativeHead(native).eval(), report)
+
+
+def _read(path: Path, heads: int | None) -> tuple[Checkpoint, int, str]:
+    """Return the canonical checkpoint, the number of tensors in its file, and the file's sha256."""
+    if own.is_run(path):
+        native, tensors, sha256 = own.read(path)
+        if heads not in {None, native.heads}:
+            raise WeightsError(f"heads: {heads} asked, the checkpoint has {native.heads}; leave it out")
+        return native, tensors, sha256
+    state, config, sha256 = store.read(path)
+    return canonical.read(state, config, heads), len(state), sha256
 
 
 def _own_size(checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -92,6 +105,7 @@ def _agree(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> None:
 
 
 def _fit(checkpoint: Checkpoint, size: tuple[int, ...], channels: int, patch: tuple[int, ...] | None) -> Checkpoint:
+    own.refuse_refit(checkpoint, len(size), channels, patch)
     fitted = adapt.channels(checkpoint, channels)
     if len(size) == 3 and len(fitted.patch) == 2:
         depth = patch[0] if patch is not None else fitted.patch[0]

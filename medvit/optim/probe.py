@@ -1,97 +1,17 @@
-"""Probes of a frozen backbone on cached features: a trained head, and logistic regression along a path of L2."""
+"""Logistic regression along a path of L2 strengths: the head of a probe that is solved instead of trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medvit.errors import DataError
-from medvit.model.feature_cache import Features
-from medvit.model.network import Network
-from medvit.optim.layer import parameter_groups
-from medvit.optim.schedule import warmup_cosine
-from medvit.types import Tokens
 
 Array = NDArray[np.float64]
-Loss = Callable[..., Tensor]
-IN_MEMORY = 4 * 2**30  # bytes of fp32 tokens that are held on the device instead of being read batch by batch
 STRENGTHS = tuple(float(c) for c in np.logspace(-5, 2, 15))  # sklearn's C: weak weights first
-
-
-@dataclass(frozen=True)
-class HeadPlan:
-    """How a head is fitted on cached tokens: AdamW, warm-up of a tenth, cosine."""
-
-    epochs: int = 50
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    batch_size: int = 32
-    seed: int = 0
-
-
-def fit_head(
-    network: Network, features: Features, target: Tensor, weight: Tensor, loss: Loss, plan: HeadPlan
-) -> list[float]:
-    """Fit pool and head of `network` on cached tokens and return the mean loss of each epoch.
-
-    The backbone is neither run nor changed. `target` and `weight` [n K] are in the order of the features, `loss` is a
-    task's.
-    """
-    device = network.head.weight.device
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not name.startswith("backbone."))
-    network.train()
-    optimizer = torch.optim.AdamW(parameter_groups(network, plan.lr, plan.weight_decay, lambda _: 1.0), fused=True)
-    generator = torch.Generator().manual_seed(plan.seed)
-    steps = plan.epochs * -(-len(target) // plan.batch_size)
-    schedule = warmup_cosine(optimizer, steps // 10, steps)
-    read, target, weight = _reader(features, plan.batch_size, device), target.to(device), weight.to(device)
-    means = []
-    for epoch in range(plan.epochs):
-        values = []
-        order = torch.randperm(len(target), generator=generator)
-        for batch in torch.split(order, plan.batch_size):
-            rows = batch.sort().values  # in the order of the file
-            logits = network.classify(network.from_tokens(read(rows)))
-            value = loss(logits, target[rows], weight[rows], epoch=epoch)
-            optimizer.zero_grad()
-            torch.autograd.backward(value)
-            optimizer.step()
-            schedule.step()
-            values.append(value.detach())
-        means.append(float(torch.stack(values).mean()))
-    return means
-
-
-def _reader(features: Features, batch_size: int, device: torch.device) -> Callable[[Tensor], Tokens]:
-    """Return what gives the tokens of rows on the device: from memory where they fit, else from the file."""
-
-    def moved(tokens: Tokens) -> Tokens:
-        return tokens._replace(prefix=tokens.prefix.to(device), patches=tokens.patches.to(device))
-
-    if features.values.size * 4 > IN_MEMORY:
-        return lambda rows: moved(features.tokens(rows.numpy()))
-    held = moved(features.tokens(slice(None)))
-    room = [
-        part.new_empty(min(batch_size, len(part)), *part.shape[1:]) for part in held[:2]
-    ]  # reused: fresh pages cost
-
-    def read(rows: Tensor) -> Tokens:
-        if len(rows) == len(held.patches):
-            return held
-        prefix, patches = (
-            torch.index_select(part, 0, rows.to(device), out=space[: len(rows)])
-            for part, space in zip(held[:2], room, strict=True)
-        )
-        return Tokens(prefix, patches, held.grid)
-
-    return read
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ class Strategy:
         if self.head <= 0:
             raise ConfigError(f"optim.strategy.head={self.head}: expected a multiple of the learning rate above 0")
 
-    def choose(self, studies: int, volumes: bool = False) -> Strategy:  # noqa: ARG002 (only `Auto` looks at the data)
-        """Return the strategy to use for this many training studies: this one."""
+    def choose(self, studies: int, volumes: bool = False, augmented: bool = False) -> Strategy:  # noqa: ARG002
+        """Return the strategy to use for this many training studies: this one; only `Auto` looks at the data."""
         return self
 
     def prepare(self, network: Network) -> None:
@@ -95,13 +95,42 @@ class LayerDecay(Strategy):
 
 @dataclass(frozen=True)
 class Probe(Strategy):
-    """The backbone stays as it is; pool and head are trained."""
+    """The backbone stays as it is; pool and head are trained.
+
+    Its features are computed once, without augmentation, and kept on disk as far as `cache_gib` GiB suffice; with 0 the
+    backbone runs anew in every epoch, and images may be augmented.
+    """
 
     head: float = 10.0
+    cache_gib: float = 16.0
 
     def trains(self, name: str) -> bool:
         """Return whether the parameter is outside the backbone."""
         return not name.startswith("backbone.")
+
+
+@dataclass(frozen=True)
+class LogisticProbe(Probe):
+    """The backbone stays as it is; the head is the logistic regression of the pooled features, solved and not trained.
+
+    The L2 strength is chosen by cross-validation over the training patients (`medvit.optim.probe.fit_path`).
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse to work without the cache."""
+        super().__post_init__()
+        if self.cache_gib <= 0:
+            raise ConfigError("optim=logistic works on cached features: optim.strategy.cache_gib must be above 0")
+
+    def prepare(self, network: Network) -> None:
+        """Freeze the backbone.
+
+        Raises:
+            ConfigError: a pool or a bag that has to be trained.
+        """
+        if network.bag is not None or not getattr(network.pool, "summary", False):
+            raise ConfigError("optim=logistic needs a pool without weights: pool=cls or pool=mean, bag=none")
+        super().prepare(network)
 
 
 @dataclass(frozen=True)
@@ -188,12 +217,12 @@ class Auto(Strategy):
     1,000 studies. Evidence: conf/optim/auto.yaml.
     """
 
-    def choose(self, studies: int, volumes: bool = False) -> Strategy:
-        """Return the choice for `studies` in the training split, and log it."""
+    def choose(self, studies: int, volumes: bool = False, augmented: bool = False) -> Strategy:
+        """Return the choice for `studies` in the training split, and log it; with augmentation nothing is cached."""
         if volumes and studies <= 1000:
             chosen: Strategy = Lora(head=10.0, adapter=1.0, rank=8, targets=("qkv", "proj", "patch_embed"))
         elif studies <= 200:
-            chosen = Probe()
+            chosen = Probe(cache_gib=0.0) if augmented else Probe()
         elif studies <= 2000:
             chosen = ProbeThenTune(probe_epochs=10, then=Lora(rank=8, alpha=16.0))
         elif studies <= 20000:

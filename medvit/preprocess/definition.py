@@ -80,13 +80,17 @@ def _sha256(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def as_bytes(source: Path | bytes) -> bytes:
-    """Return the bytes of a file; a read that fails is tried three times. Raises DicomRefusal E-IO without the path."""
+def as_bytes(source: Path | bytes, most: int = -1) -> bytes:
+    """Return the bytes of a file, or the first `most`; a read that fails is tried three times.
+
+    Raises DicomRefusal E-IO without the path.
+    """
     if isinstance(source, bytes):
-        return source
+        return source if most < 0 else source[:most]
     for attempt in range(1, _RETRIES + 1):
         try:
-            return Path(source).read_bytes()
+            with Path(source).open("rb") as file:
+                return file.read(most)
         except OSError as error:
             if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError) or attempt == _RETRIES:
                 raise DicomRefusal(

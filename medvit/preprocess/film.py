@@ -20,6 +20,7 @@ from medvit.types import Film
 
 Box = tuple[int, int, int, int]  # top, left, rows, columns, in samples
 
+_REDUCED = {"size": 1, "double": 2}  # words for `reduce_to`, and how many times the size is still decoded
 _BLACK = 0.02  # a display value at or below this is film border
 _SHARE = 0.995  # of a row's pixels that must be black, so that a lead marker in the border does not stop the crop
 
@@ -28,7 +29,9 @@ _SHARE = 0.995  # of a row's pixels that must be black, so that a lead marker in
 class FilmPreprocess(Definition):
     """Turn one film into `[1 H W]`; the same object serves train, evaluate, export and predict.
 
-    size: (H, W) of the backbone, pixels. voi: settings of `medvit.dicom.read.FilmPolicy` by name.
+    size: (H, W) of the backbone, pixels. voi: settings of `medvit.dicom.read.FilmPolicy` by name; its `reduce_to` may
+    be "size" or "double" here: JPEG 2000 and HTJ2K are then decoded down to that or twice that, much faster and within
+    the bound that docs/performance.md states.
     border: "none", or "black" to trim rows and columns that are black (collimation) before the resize.
     fit: "pad" keeps the physical aspect (spacing row against column) and pads black; "stretch" fills the canvas.
     dtype: "uint8" or "uint16", the integers the cache keeps: round(display * 255 or 65535).
@@ -51,7 +54,7 @@ class FilmPreprocess(Definition):
         wrong = self._wrong_constants()
         wrong += [] if len(self.size) == 2 and min(self.size) > 0 else [f"size={self.size}: expected (rows, columns)"]
         try:
-            FilmPolicy(**self.voi)
+            self.policy  # noqa: B018 - checks the settings
         except (TypeError, ConfigError) as error:
             wrong.append(f"voi: {error}")
         wrong += [] if self.border in {"none", "black"} else [f"border={self.border!r}: expected none or black"]
@@ -64,15 +67,24 @@ class FilmPreprocess(Definition):
         """[C *S] of one image."""
         return (1, *self.size)
 
+    @property
+    def policy(self) -> FilmPolicy:
+        """How films are read; raises ConfigError for settings that are wrong."""
+        asked = self.voi.get("reduce_to")
+        if not isinstance(asked, str):
+            return FilmPolicy(**self.voi)
+        if asked not in _REDUCED:
+            raise ConfigError(f"reduce_to={asked!r} is not known: expected size, double or (rows, columns)")
+        rows, columns = (side * _REDUCED[asked] for side in self.size)
+        return FilmPolicy(**{**self.voi, "reduce_to": (rows, columns)})
+
     def read(self, source: Path | bytes) -> Film:
         """Decode one file (DICOM by the VOI policy, or a picture) to a Film."""
-        data = as_bytes(source)
-        if is_picture(data):
-            return read_picture(data)
+        if is_picture(as_bytes(source, 8)):
+            return read_picture(as_bytes(source))
         from medvit.dicom.read import read_film
 
-        film: Film = read_film(data, FilmPolicy(**self.voi))
-        return film
+        return read_film(source, self.policy)  # reads a path into memory that it may work in
 
     def place(self, film: Film) -> Placement:
         """Say where the stored pixels of the film will lie on the canvas."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RESIZABLE = (np.dtype("uint8"), np.dtype("uint16"), np.dtype("int16"), np.dtype("float32"))
-_BLOCK = 64  # bands at a time, so that their sums stay in the cache
+_BLOCK = 32  # bands at a time, so that their sums stay in the cache
 
 
 def resizable(image: NDArray[Any]) -> NDArray[Any]:
@@ -49,39 +49,62 @@ def resize_exact(image: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float
 
     A large image shrinks by sums of whole rows (exact in float32 up to 256 rows of 16 bits), from the row each band's
     edge cuts to the next such row; what lies above an edge in its row moves from the band below to the band above.
-    Then along the columns: the same area mean as OpenCV's alone, in a third less time or better.
+    Then along the columns: the same area mean as OpenCV's alone, in half the time or less.
     """
     image, (rows, columns) = resizable(image), image.shape
     if rows < 2 * size[0] or columns < 2 * size[1]:
         return resize(image.astype(np.float32), size)
-    edges = np.arange(size[0] + 1) * rows  # of the bands, in 1 / size[0] of a row
-    cut, above = edges // size[0], (edges % size[0] / size[0]).astype(np.float32)
+    bands = _Bands(image, size[0])
     means = np.empty(size, np.float32)
     for first in range(0, size[0], _BLOCK):
-        block = slice(first, min(first + _BLOCK, size[0]))
-        ends = slice(block.start, block.stop + 1)
-        means[block] = resize(_band_sums(image, cut[ends], above[ends]), (block.stop - block.start, size[1]))
+        sums = bands.sums(first, min(first + _BLOCK, size[0]))
+        means[first : first + _BLOCK] = resize(sums, (len(sums), size[1]))
     means *= np.float32(size[0] / rows)
     return means
 
 
-def _band_sums(image: NDArray[Any], cut: NDArray[Any], above: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the sums over bands of rows (band, column); their edges lie `above` of a row below the top of `cut`."""
-    sums = np.empty((len(cut) - 1, image.shape[1]), np.float32)
-    for band, (start, stop) in enumerate(pairwise(cut.tolist())):
-        cv2.reduce(image[start:stop], 0, cv2.REDUCE_SUM, sums[band : band + 1], cv2.CV_32F)
-    if above.any():
-        shares = image[np.minimum(cut, len(image) - 1)] * above[:, None]
-        sums += shares[1:]
-        sums -= shares[:-1]
-    return sums
+class _Bands:
+    """The rows of an image shared out to `count` bands of equal height; the memory of the sums is used again."""
+
+    def __init__(self, image: NDArray[Any], count: int) -> None:
+        edges = np.arange(count + 1) * len(image)  # of the bands, in 1 / count of a row
+        self._image, self._cut = image, (edges // count).tolist()
+        self._above = (edges % count / count).astype(np.float32)[:, None]
+        self._at = np.minimum(self._cut, len(image) - 1)
+        self._sums = np.empty((_BLOCK, image.shape[1]), np.float32)
+        self._rows = np.empty((_BLOCK + 1, image.shape[1]), image.dtype)
+        self._shares = np.empty(self._rows.shape, np.float32)
+
+    def sums(self, first: int, end: int) -> NDArray[np.float32]:
+        """Return the sums over the bands `first` to `end` (band, column), at most `_BLOCK`, until the next call."""
+        count, edges = end - first, slice(first, end + 1)
+        sums, rows, shares = self._sums[:count], self._rows[: count + 1], self._shares[: count + 1]
+        for band, (start, stop) in enumerate(pairwise(self._cut[edges])):
+            cv2.reduce(self._image[start:stop], 0, cv2.REDUCE_SUM, sums[band : band + 1], cv2.CV_32F)
+        if self._above[edges].any():
+            np.take(self._image, self._at[edges], axis=0, out=rows, mode="clip")
+            np.copyto(shares, rows)
+            shares *= self._above[edges]
+            sums += shares[1:]
+            sums -= shares[:-1]
+        return sums
 
 
-def resize_volume(values: NDArray[np.float32], size: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Resample a (slice, row, column) float32 volume to `size`, in-plane first and then along the slices."""
-    depth, rows, columns = size
-    planes = np.stack([resize(plane, (rows, columns)) for plane in values])
-    if depth == planes.shape[0]:
-        return planes
-    flat = resize(planes.reshape(planes.shape[0], rows * columns), (depth, rows * columns))
-    return flat.reshape(depth, rows, columns)
+def resize_volume(
+    values: NDArray[np.float32], size: tuple[int, int, int], part: tuple[slice, ...] = (slice(None),) * 3
+) -> NDArray[np.float32]:
+    """Resample a (slice, row, column) float32 volume to `size`, in-plane first and then along the slices.
+
+    Of the result only `part` is returned, bit for bit, and planes that it does not touch are left out.
+    """
+    (depth, rows, columns), count = size, len(values)
+    first, last, _ = part[0].indices(depth)
+    if depth == count:
+        return np.stack([resize(plane, (rows, columns))[part[1:]] for plane in values[first:last]])
+    near = range(max(0, first * count // depth - 2), min(count, -(-last * count // depth) + 2))
+    shape = np.broadcast_to(np.float32(0), (rows, columns))[part[1:]].shape
+    planes = np.zeros((count, *shape), np.float32)
+    for index in near:
+        planes[index] = resize(values[index], (rows, columns))[part[1:]]
+    flat = resize(planes.reshape(count, -1), (depth, planes[0].size))
+    return flat[first:last].reshape(-1, *shape)

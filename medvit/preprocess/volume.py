@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess.definition import Definition, Prepared, as_bytes
 from medvit.preprocess.image_file import is_nifti, read_nifti
 from medvit.preprocess.placement import Placement, overlap
+from medvit.preprocess.ranks import Ranks
 from medvit.preprocess.resize import resize, resize_volume
 from medvit.types import Volume
 
@@ -115,23 +116,30 @@ class VolumePreprocess(Definition):
         values = np.flip(volume.values.transpose(axes), tuple(a for a, turned in enumerate(flip) if turned))
         steps = np.linalg.norm(volume.affine[:3, :3], axis=0)[list(axes)]
         kept = self._kept_slices(values.shape[0])
-        low, high = self._range(values)
+        low, high = self._range(volume.values)
         inner, offset, size = self._fit(values.shape, steps, len(kept))
-        if self.mode == "slices":
-            values = values[kept]
-            resized = np.stack([resize(np.ascontiguousarray(plane), inner[1:]) for plane in values])
-        else:
-            resized = resize_volume(np.ascontiguousarray(values), inner)
-        display = (resized - np.float32(low)) * np.float32(self.levels / (high - low)) + np.float32(0.5)
-        canvas = np.zeros(size, self.dtype)
         on_canvas, on_inner = overlap(offset, inner, size)
-        canvas[on_canvas] = np.clip(display[on_inner], 0, self.levels).astype(self.dtype)
+        resized: Iterable[NDArray[np.float32]]
+        if self.mode == "slices":
+            resized = (resize(np.ascontiguousarray(values[index]), inner[1:])[on_inner[1:]] for index in kept)
+        else:
+            resized = resize_volume(np.ascontiguousarray(values), inner, on_inner)
+        canvas = np.zeros(size, self.dtype)
+        for plane, display in zip(canvas[on_canvas], resized, strict=True):
+            plane[...] = self._display(display, low, high)
         whole = volume.values.transpose(axes).shape
         placement = Placement(volume.values.shape, (0, 0, 0), whole, inner, offset, size, axes, flip)
         if self.mode == "slices":
             position = (np.asarray(kept, np.float32) - np.float32((whole[0] - 1) / 2)) * np.float32(steps[0])
             return Prepared(canvas[:, None], position, placement, volume.warnings)
         return Prepared(canvas[None, None], np.zeros(1, np.float32), placement, volume.warnings)
+
+    def _display(self, plane: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+        """Return one plane in levels plus a half, for rounding; planes one by one stay in the cache meanwhile."""
+        display = plane - np.float32(low)
+        display *= np.float32(self.levels / (high - low))
+        display += np.float32(0.5)
+        return np.clip(display, 0, self.levels, out=display)
 
     def _kept_slices(self, count: int) -> list[int]:
         most = self.size[0] if self.mode == "slices" else 0
@@ -158,15 +166,18 @@ class VolumePreprocess(Definition):
         """Return the values that become display 0 and 1; raises DicomRefusal E-CONST."""
         if self.intensity == "window":
             return self.limits
-        floor, top = float(values.min()), float(np.percentile(values, 99))
-        foreground = values[values > floor + 0.1 * (top - floor)]
-        if foreground.size < 2 or foreground.min() == foreground.max():
+        ranks = Ranks(values)
+        floor, top, count = ranks.at(0), ranks.percentile(99), values.size
+        dark = floor + 0.1 * (top - floor)
+        least = int(np.count_nonzero(values <= dark))
+        if count - least < 2 or ranks.equal(least, count - 1):
             raise DicomRefusal("E-CONST", "a volume without contrast", fix="exclude the series")
         if self.intensity == "zscore":
+            foreground = values[values > dark]
             mean, deviation = float(foreground.mean(dtype=np.float64)), float(foreground.std(dtype=np.float64))
             return mean + _Z_RANGE[0] * deviation, mean + _Z_RANGE[1] * deviation
-        low, high = (float(value) for value in np.percentile(foreground, self.limits))
-        return (low, high) if low < high else (float(foreground.min()), float(foreground.max()))
+        low, high = (ranks.percentile(percent, least) for percent in self.limits)
+        return (low, high) if low < high else (ranks.at(least), ranks.at(count - 1))
 
     def integers(self, source: Source) -> NDArray[Any]:
         """Return what the cache keeps: [1 D H W], or [I 1 H W] in mode "slices"."""

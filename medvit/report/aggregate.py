@@ -13,6 +13,8 @@ from medvit.errors import EvaluationError
 from medvit.report.spec import EvaluationSpec
 
 Array = NDArray[np.float64]
+APART = "|"  # between the identifiers of a unit's images
+_IDENTITY = ("study", "series", "pixel_sha256")
 _POOL: dict[str, Callable[[Array], Array]] = {
     "mean": lambda logits: np.asarray(logits.mean(axis=0)),
     "max": lambda logits: np.asarray(logits.max(axis=0)),
@@ -26,7 +28,8 @@ def aggregate(
     """Return one row per unit, its pooled logits and labels [n K], and how many units hold images of unequal labels.
 
     `table` is sorted by uid. A finding is present in a unit if it is on any of its images; a label known on no image
-    stays missing. A fact that differs within a unit becomes "mixed" (NaN for numbers).
+    stays missing. A fact that differs within a unit becomes "mixed" (NaN for numbers); identifiers are all kept, parted
+    by `APART`.
 
     Raises:
         EvaluationError: a unit of several patients, or exclusive classes or measurements that differ within a unit.
@@ -47,7 +50,7 @@ def aggregate(
             f"{mixed} of {len(groups)} {unit} units hold images with different labels; use aggregate.unit=image"
         )
     facts = {
-        str(name): [_one(table[name].to_numpy()[rows]) for rows in groups]
+        str(name): [(_all if name in _IDENTITY else _one)(table[name].to_numpy()[rows]) for rows in groups]
         for name in table.columns
         if not table[name].map(lambda value: isinstance(value, (list, np.ndarray))).any()
     }
@@ -69,3 +72,8 @@ def _one(values: NDArray[Any]) -> Any:
         return known[0]
     numeric = values.dtype.kind in "fiu"
     return None if len(known) == 0 and not numeric else float("nan") if numeric else "mixed"
+
+
+def _all(values: NDArray[Any]) -> str | None:
+    known = pd.unique(pd.Series(values).dropna().astype(str))
+    return APART.join(known) if len(known) else None

@@ -31,21 +31,24 @@ class Known:
 def shortcut_baselines(train: Known, test: Known, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Return what `Extras.baselines` takes: pixel ridge, pixel 1-nearest neighbour, and metadata alone.
 
-    Pixels are averaged to 48 x 48. A finding whose known training labels are all alike is left out.
+    Pixels are averaged to 48 x 48, or to the shorter side of smaller images. A finding whose known training labels are
+    all alike is left out.
 
     Raises:
         EvaluationError: images of one split only, or numbers of rows that differ.
     """
-    for side in (train, test):
-        lengths = {len(side.uid), len(side.table), len(side.uid if side.images is None else np.asarray(side.images))}
+    for known in (train, test):
+        images = known.uid if known.images is None else np.asarray(known.images)
+        lengths = {len(known.uid), len(known.table), len(images)}
         if len(lengths) > 1:
             raise EvaluationError(f"baseline rows differ: {sorted(lengths)}; expected one image and one row per uid")
     if (train.images is None) != (test.images is None):
         raise EvaluationError("baseline images were given for one split only; give both or none")
     made: dict[str, pd.DataFrame] = {}
     if train.images is not None and test.images is not None:
-        pixels = shrink(train.images), shrink(test.images)
-        made[f"pixel ridge, {SIDE}×{SIDE}"] = _scored(ridge, *pixels, train, test, names)
+        side = min(SIDE, *np.asarray(train.images).shape[1:])
+        pixels = shrink(train.images, side), shrink(test.images, side)
+        made[f"pixel ridge, {side}×{side}"] = _scored(ridge, *pixels, train, test, names)
         made["pixel 1-nearest neighbour"] = _scored(nearest, *pixels, train, test, names)
     facts = [name for name in (*_NUMBERS, *_WORDS) if name in train.table and name in test.table]
     if facts:

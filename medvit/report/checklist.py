@@ -19,7 +19,7 @@ AUTO, AUTHOR, NOT_APPLICABLE = "auto-filled", "needs author", "n/a"
 # What only the run knows; given as provenance under these keys (a sentence, or a mapping that is printed).
 FROM_PROVENANCE = (
     "data", "criteria", "preprocess", "labels", "model", "weights", "training", "selection", "software", "materials",
-    "pseudonym", "imbalance",
+    "pseudonym", "imbalance", "partition",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def checklist(facts: Mapping[str, str], answers: Mapping[str, str] | None = None
 def facts(test: Sample, frozen: Frozen, tables: Mapping[str, Table], provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the sentences that answer items, from the tables that were made and from the run's provenance."""
     known = {key: _sentence(provenance[key]) for key in FROM_PROVENANCE if provenance.get(key)}
-    return {**_measured(test, tables), **_methods(test, frozen), **known, **_external(provenance), **_parts(tables)}
+    return {**_measured(test, tables), **_methods(test, frozen), **_external(provenance), **_parts(tables), **known}
 
 
 def _measured(test: Sample, tables: Mapping[str, Table]) -> dict[str, str]:
@@ -95,14 +95,14 @@ def _parts(tables: Mapping[str, Table]) -> dict[str, str]:
                   "demographics": "Table “Shift between validation and test”: sex, age, vendor, view in both splits.",
                   "acquisition": "Table “Shift between validation and test”: modality, view, vendor by header.",
                   "centres": "Table “Shift between validation and test”: site, where the manifest has one."},
-        "audit": {"disjoint": "By patient; table “Leakage audit”: nothing shared, or the evaluation is refused.",
+        "audit": {"disjoint": "By patient; table “Leakage audit”: nothing shared, or the leak allowed is named.",
                   "partition": "By patient, frozen with a hash before training; see provenance."},
         "baselines": {"benchmark": "Table “Shortcut baselines”: pixels and metadata alone, same split, paired."},
         "failures": {"failures": "Worst false positives and negatives per finding, by pseudonym."},
         "robustness": {"robustness": "Section “Robustness”: change of AUROC per perturbation and severity."},
         "localisation": {"explanation": "Section “Localisation”: maps scored against annotations."},
         "faithfulness": {"explanation": "Section “Explanation”: faithfulness and sanity of the maps."},
-        "seeds": {"ensemble": "None; table “Seeds”: mean and SD over repeated trainings."},
+        "seed_runs": {"ensemble": "Mean of the logits of the trainings in table “Each run”; their spread in “Seeds”."},
         "ood": {"refusals": "Inputs unlike the training data are scored and refused; see that section."},
     }  # fmt: skip
     found: dict[str, str] = {}

@@ -17,11 +17,12 @@ from medvit.metric.multiplicity import holm
 from medvit.metric.operating_point import rates
 from medvit.metric.ranking import Ranking
 from medvit.report.discrimination import rule_name
-from medvit.report.evaluation import Report, Section, cell
+from medvit.report.evaluation import Report, Section
 from medvit.report.frozen import Frozen
 from medvit.report.groups import groups_of
 from medvit.report.predictions import Finding, Sample
 from medvit.report.table import Row, Table, missing, plain
+from medvit.report.wording import cell
 
 Array = NDArray[np.float64]
 SCHEMA = "medvit.comparison/1"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -18,16 +17,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medvit.data.audit import leaks_allowed
 from medvit.metric.bootstrap import Interval
-from medvit.report import checklist, cohort, discrimination, figures, gallery, groups, probability
+from medvit.report import checklist, classes, cohort, discrimination, figures, gallery, groups, probability
 from medvit.report.figures import Figure
 from medvit.report.frozen import Frozen
 from medvit.report.gallery import Picture, Pictures
+from medvit.report.headline import headline, leaks
 from medvit.report.predictions import Sample
+from medvit.report.shift import shift
 from medvit.report.table import Table, plain
+from medvit.report.wording import bounds, cell, exact
 
 SCHEMA = "medvit.report/1"
-_FEW = 3  # findings up to which the headline names each
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Extras:
     `pictures`: uids -> uint8 arrays for the failure gallery; `sections`: finished sections of other modules, whose
     tables named robustness, ood, localisation, faithfulness or seeds also answer checklist items; `late` makes more of
     them from the opened test sample and the frozen thresholds;
-    `answers`: an author's answers to checklist items, by "CLAIM 2024 5".
+    `answers`: an author's answers to checklist items, by "CLAIM 2024 5"; `cautions`: sentences that come before every
+    number, `warned` makes more of them once the tested set is open; `split`: what the tested set is called.
     """
 
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -61,6 +64,9 @@ class Extras:
     sections: tuple[Section, ...] = ()
     answers: Mapping[str, str] = field(default_factory=dict)
     late: Callable[[Sample, Frozen], tuple[Section, ...]] | None = None
+    cautions: tuple[str, ...] = ()
+    warned: Callable[[Frozen], tuple[str, ...]] | None = None
+    split: str = "test"
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,14 @@ def make(test: Sample, validation: Sample, frozen: Frozen, extras: Extras | None
         EvaluationError: shared patients, a missing group column, or a baseline of another test set.
     """
     extras = extras or Extras()
-    body = [*_sections(test, validation, frozen, extras), *extras.sections]
+    *body, annex = _sections(test, validation, frozen, extras)
+    body += [*extras.sections, annex]
     tables = {table.name: table for section in body for table in section.tables}
     facts = checklist.facts(test, frozen, tables, extras.provenance)
     items = checklist.checklist(facts, extras.answers)
     source = _provenance(test, validation, frozen, extras)
     body += [Section("Provenance", (source,)), Section("Reporting checklists", (items,))]
-    head = headline(test, tables)
+    head = [*leaks(tables["audit"], extras.provenance), *extras.cautions, *headline(test, tables, extras.split)]
     content = {
         "schema": SCHEMA,
         "headline": head,
@@ -135,80 +142,20 @@ def html(report: Report) -> str:
     return environment.from_string(source).render(report=report)
 
 
-def cell(value: Any) -> str:
-    """Return a cell as it is read: three decimals and the interval in brackets, or why there is no number."""
-    if isinstance(value, Interval):
-        if not math.isfinite(value.value):
-            return value.note or "n/a"
-        return f"{_short(value.value)} {bounds(value)}"
-    if isinstance(value, float):
-        return _short(value) if math.isfinite(value) else ""
-    return "" if value is None else str(value)
-
-
-def bounds(value: Interval) -> str:
-    """Return an interval's two ends in brackets, or why there are none."""
-    if not math.isfinite(value.low):
-        return f"(no interval: {value.note})"
-    if value.low == value.high and value.value != 0:
-        return "(no interval: every draw gives this value)"
-    return f"({_short(value.low)} to {_short(value.high)})"
-
-
-def exact(value: Any) -> str:
-    """Return the number with all its digits, as report.json has it, for the cell's attribute."""
-    number = value.value if isinstance(value, Interval) else value
-    return repr(float(number)) if isinstance(number, float) and math.isfinite(number) else ""
-
-
-def headline(test: Sample, tables: Mapping[str, Table]) -> list[str]:
-    """Return the sentences a reader must see first, each number with its interval."""
-    counts, few = cohort.counted(test), len(test.spec.names) <= _FEW
-    lines = [
-        f"Tested on {counts['images']} images of {counts['patients']} patients ({counts['units']} units of analysis)."
-    ]
-    areas = [row for row in tables["findings"].rows if math.isfinite(row["auroc"].value)]
-    if not few:
-        ranked = sorted(areas[:-1], key=lambda row: row["auroc"].value)
-        areas = [areas[-1], ranked[-1], ranked[0]]  # macro, best, worst
-    lines += [f"AUROC, {row['finding']}: {cell(row['auroc'])}." for row in areas]
-    lines += [
-        f"{row['finding']} at the frozen threshold {row['threshold']:.3f} ({row['rule']}): sensitivity "
-        f"{cell(row['sensitivity'])}, specificity {cell(row['specificity'])}."
-        for row in tables["operating_points"].rows
-        if few and "sensitivity" in row
-    ]
-    lines += [f"{row['finding']}: mean absolute error {cell(row['mae'])}." for row in tables["measurements"].rows]
-    lines += [f"Quadratic-weighted kappa {cell(row['kappa'])}." for row in tables["grades"].rows]
-    return lines + _against_baselines([row for row in tables["baselines"].rows if "gain" in row], test, few)
-
-
-def _against_baselines(rows: Sequence[Mapping[str, Any]], test: Sample, few: bool) -> list[str]:
-    if not rows and test.spec.kind != "regression":
-        return ["No shortcut baseline was given: whether the model beats plain pixels or metadata is not shown."]
-    if few:
-        return [
-            f"{row['finding']}, AUROC minus that of “{row['baseline']}”: {cell(row['gain'])}, {row['verdict']}."
-            for row in rows
-        ]
-    lines = []
-    for name in dict.fromkeys(row["baseline"] for row in rows):
-        verdicts = [row["verdict"] for row in rows if row["baseline"] == name]
-        better, worse = verdicts.count("better"), verdicts.count("worse")
-        lines.append(f"Against “{name}”: better on {better} of {len(verdicts)} findings, worse on {worse}.")
-    return lines
-
-
 def _sections(test: Sample, validation: Sample, frozen: Frozen, extras: Extras) -> list[Section]:
-    audited = cohort.audit(test, validation, extras.train)  # first: a leaking test set must not give a number
+    allowed = leaks_allowed(extras.provenance)
+    itself = extras.split == "val"
+    # First: a leaking test set must not give a number.
+    external = "external" in extras.provenance
+    audited = cohort.audit(test, None if itself else validation, extras.train, allowed, external)
     by_group, gaps = groups.subgroups(test, frozen)
     areas, failed = discrimination.findings(test, frozen), gallery.failures(test, frozen)
     curve, scaled = probability.reliability_curve(test, frozen), probability.calibration(test, frozen)
     benefit, shares = probability.decision_curve(test, frozen), probability.histograms(test, frozen)
     drawn = _figures(test, frozen, {table.name: table for table in (areas, by_group, curve, benefit, shares)})
-    asked = discrimination.grades(test, frozen), discrimination.measurements(test)
+    asked = discrimination.grades(test, frozen), discrimination.measurements(test), classes.confusion(test)
     return [
-        Section("Who was tested", (cohort.cohort(test, validation), audited)),
+        Section("Who was tested", (cohort.cohort(test, validation, extras.split), audited)),
         Section("Discrimination", (areas, *asked), drawn["area"]),
         Section("Operating points", discrimination.operating_points(test, frozen)),
         Section("Calibration", (scaled, curve, shares), drawn["calibration"], hidden=(curve.name, shares.name)),
@@ -219,8 +166,11 @@ def _sections(test: Sample, validation: Sample, frozen: Frozen, extras: Extras) 
             hidden=("decision",),
         ),
         Section("Subgroups and fairness", (by_group, gaps), drawn["forest"]),
-        Section("Shortcut baselines", (cohort.baselines(test, frozen, extras.baselines),)),
-        Section("Shift", (cohort.shift(test, validation),)),
+        Section(
+            "Shortcut baselines",
+            (cohort.baselines(test, frozen, extras.baselines), classes.most_probable(test, extras.baselines)),
+        ),
+        Section("Shift", () if itself else shift(test, validation, extras.split)),
         Section("Failures", (failed,), hidden=("failures",), pictures=tuple(gallery.pictures(failed, extras.pictures))),
         Section("Annex", (discrimination.annex(test, frozen),)),
     ]
@@ -255,12 +205,6 @@ def _provenance(test: Sample, validation: Sample, frozen: Frozen, extras: Extras
 
 def _some(*drawn: Figure | None) -> tuple[Figure, ...]:
     return tuple(figure for figure in drawn if figure is not None)
-
-
-def _short(value: float) -> str:
-    size = abs(value)
-    text = f"{value:.2g}" if 0 < size < 0.001 else f"{value:.3f}" if size < 10 else f"{value:.1f}"
-    return text.replace("-", "−")
 
 
 def _svg(text: str) -> str:

@@ -29,13 +29,14 @@ class Group(NamedTuple):
 
 
 def groups_of(sample: Sample) -> list[Group]:
-    """Return the groups of every column asked for, or of the usual ones that are there.
+    """Return the groups of every column asked for, or of the usual ones that are known of somebody.
 
     Raises:
         EvaluationError: a column that is not there, or with too many different words.
     """
     asked = sample.spec.subgroups
-    columns = [name for name in DEFAULT_SUBGROUPS if name in sample.table] if asked is None else list(asked)
+    usual = [name for name in DEFAULT_SUBGROUPS if name in sample.table and _known(sample.table[name]).any()]
+    columns = usual if asked is None else list(asked)
     problems = [
         f"subgroup column {name} is not in the predictions{near(name, sample.table)}"
         for name in columns
@@ -136,7 +137,7 @@ def _gap_rows(sample: Sample, finding: str, measured: dict[str, Any]) -> list[Ro
 def _bands(name: str, values: pd.Series) -> NDArray[Any]:
     """Return a word per unit: decades of age, quarters of other measurements, the value itself, or "unknown"."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
-    gone = values.isna().to_numpy() | (values.astype(str).str.strip() == "").to_numpy()
+    gone = ~_known(values)
     if "age" in name.rpartition(".")[2].split("_"):
         decade = np.minimum(np.nan_to_num(numbers, nan=0.0) // 10 * 10, 90).astype(int)
         words = np.array([f"{low:02d}–{low + 9:02d}" if low < 90 else "90+" for low in decade], dtype=object)
@@ -149,3 +150,7 @@ def _bands(name: str, values: pd.Series) -> NDArray[Any]:
     else:
         words = values.astype(str).str.strip().to_numpy(object)
     return np.where(gone, "unknown", words).astype(str)
+
+
+def _known(values: pd.Series) -> NDArray[np.bool_]:
+    return values.notna().to_numpy() & (values.astype(str).str.strip() != "").to_numpy()

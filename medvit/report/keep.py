@@ -37,7 +37,8 @@ def save(extras: Extras, folder: Path) -> None:
         }
         for section in extras.sections
     ]
-    content = {"provenance": plain(extras.provenance), "answers": dict(extras.answers), "sections": sections}
+    content = {"provenance": plain(extras.provenance), "answers": dict(extras.answers),
+               "cautions": list(extras.cautions), "sections": sections}  # fmt: skip
     (folder / _FILE).write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
     if extras.baselines:
         tables = [table.assign(baseline=name) for name, table in extras.baselines.items()]
@@ -63,6 +64,7 @@ def load(folder: Path) -> Extras:
         return Extras(
             provenance=content["provenance"],
             answers=content["answers"],
+            cautions=tuple(content.get("cautions", ())),
             baselines={name: scores[scores["baseline"] == name].drop(columns="baseline") for name in names},
             train=train,
             sections=tuple(_section(section, folder) for section in content["sections"]),

@@ -69,16 +69,45 @@ def evaluate_predictions(
     thresholds.refuse_other(decided, recorded)
     file = _written(decided, out)
     opened = test() if callable(test) else read_predictions(test)
+    opened = _aligned(opened, val_table)
     sample = _answerable(prepare(opened, spec, split), split)
-    extras = extras or Extras()
+    val = replace(val, table=_aligned(val.table, sample.table))
+    extras = replace(extras or Extras(), split=split)
+    if extras.warned is not None:
+        extras = replace(extras, cautions=(*extras.cautions, *extras.warned(decided)))
     if extras.late is not None:
         extras = replace(extras, sections=(*extras.sections, *extras.late(sample, decided)))
     report = make(sample, val, decided, extras)
     decided = thresholds.read(file, decided.hash)  # still the same file after the test set was seen
-    _save(report, out, [(val_table, "val"), (opened, split)], decided, extras)
+    tables = [(opened, split)] if split == "val" else [(val_table, "val"), (opened, split)]
+    _save(report, out, tables, decided, extras)
     seconds = time.monotonic() - began
     logger.info("%d images, %d draws: report written in %.1f s", sample.images, spec.bootstrap.draws, seconds)
     return report
+
+
+def _aligned(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the columns only the other has, empty: as both come back from one file."""
+    return table.reindex(columns=[*table.columns, *(name for name in other.columns if name not in table.columns)])
+
+
+def tested(file: Path) -> str:
+    """Return what the tested set of a predictions.parquet is called: the split beside validation, or "val" alone.
+
+    Raises:
+        EvaluationError: no such file, no `split` column, or several tested sets.
+    """
+    try:
+        found = set(pd.read_parquet(file, columns=["split"])["split"]) - {"val"}
+    except (OSError, ValueError, KeyError) as error:
+        raise EvaluationError(
+            "the predictions file cannot be read; expected a parquet table with a column split, as evaluate writes it"
+        ) from error
+    if len(found) > 1:
+        raise EvaluationError(
+            f"the predictions hold {len(found)} tested sets: {', '.join(sorted(found))}; expected one"
+        )
+    return str(found.pop()) if found else "val"
 
 
 def sides(file: Path, split: str = "test") -> tuple[pd.DataFrame, Callable[[], pd.DataFrame]]:

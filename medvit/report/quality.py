@@ -59,8 +59,8 @@ def write(
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    measures, small = measure(manifest, workers, progress)
-    found = findings(manifest.table, measures, small, len(excluded))
+    measured = measure(manifest, workers, progress)
+    measures, found = measured.table, findings(manifest.table, measured, len(excluded))
     pictures = Pictures(manifest, measures)
     environment = Environment(loader=PackageLoader("medvit.report"), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("quality.html").render(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medvit.data.audit import NEAR_UP_TO
+from medvit.data.fingerprint import near_pairs
 from medvit.data.manifest import KEPT, LABEL
+from medvit.report.quality_measure import Measured
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
-_BANDS, _NEAR_BITS = 16, 10
 _ENOUGH = 12  # images of one kind before one of them can be called unlike the others
 _FRONTAL = {"PA": "frontal", "AP": "frontal", "": "any"}
 
@@ -30,12 +31,13 @@ class Finding:
     rows: tuple[int, ...] = ()
 
 
-def findings(table: pd.DataFrame, measures: pd.DataFrame, small: NDArray[np.uint8], excluded: int) -> list[Finding]:
+def findings(table: pd.DataFrame, measured: Measured, excluded: int) -> list[Finding]:
     """Judge the whole set; worst findings first."""
+    measures = measured.table
     found = [
         _refused(measures, excluded, len(table)),
-        *_copies(table, measures, small),
-        *_outliers(table, measures, small),
+        *_copies(table, measures, measured.sketch),
+        *_outliers(table, measures, measured.small),
         _dark(measures),
         _text(table, measures),
         _lossy(table),
@@ -62,18 +64,28 @@ def _refused(measures: pd.DataFrame, excluded: int, count: int) -> Finding:
     )
 
 
-def _copies(table: pd.DataFrame, measures: pd.DataFrame, small: NDArray[np.uint8]) -> list[Finding]:
+def _copies(table: pd.DataFrame, measures: pd.DataFrame, sketches: NDArray[np.uint8]) -> list[Finding]:
     patients = table["patient"].to_numpy()
     labels = (
         table[[name for name in table.columns if name.startswith(LABEL)]].astype(str).agg("|".join, axis=1).to_numpy()
     )
     groups = [rows for rows in measures.groupby("exact").indices.values() if len(rows) > 1]
     exact = [tuple(int(row) for row in rows) for rows in groups if measures["exact"].iloc[rows[0]]]
-    near = near_pairs(measures["near"].tolist(), small, {pair for rows in exact for pair in _pairs(rows)})
     return [
         _copy_finding("Exact duplicates", exact, patients, labels, FAIL),
-        _copy_finding("Near duplicates", near, patients, labels, WARN),
+        _near_copies(sketches, {pair for rows in exact for pair in _pairs(rows)}, patients, labels),
     ]
+
+
+def _near_copies(
+    sketches: NDArray[np.uint8], known: set[tuple[int, int]], patients: NDArray[Any], labels: NDArray[Any]
+) -> Finding:
+    if len(sketches) > NEAR_UP_TO:
+        text = f"not sought: {len(sketches)} images, at most {NEAR_UP_TO} are compared with each other"
+        return Finding("Near duplicates", WARN, text)
+    alike = near_pairs(sketches, range(len(sketches)), crops=False)
+    near = sorted(set(zip(alike["row"], alike["other"], strict=True)) - known)
+    return _copy_finding("Near duplicates", near, patients, labels, WARN)
 
 
 def _pairs(rows: tuple[int, ...]) -> Iterable[tuple[int, int]]:
@@ -95,32 +107,6 @@ def _copy_finding(
         )
     shown = tuple(row for rows in (across or differ or groups)[:6] for row in rows[:2])
     return Finding(name, level if across or differ else WARN, text, advice, shown)
-
-
-def near_pairs(hashes: list[str], small: NDArray[np.uint8], known: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return pairs whose 256-bit hashes differ in at most 10 bits and whose small pictures, less their mean, agree.
-
-    Pairs that differ in fewer than 16 bits share at least one of 16 bands, so only images of one band are compared.
-    Buckets of over 400 images (blank ones) are left out.
-    """
-    bits = np.array([np.frombuffer(bytes.fromhex(text or "00" * 32), np.uint8) for text in hashes])
-    buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-    for row, text in enumerate(hashes):
-        for band in range(_BANDS if text else 0):
-            buckets[band, bits[row, 2 * band : 2 * band + 2].tobytes()].append(row)
-    unit = _unit(small.astype(np.float32))
-    if len(unit) >= _ENOUGH:  # what all share says nothing about being a copy
-        unit = _unit(unit - unit.mean(0))
-    unit = unit.reshape(len(unit), -1)
-    found: set[tuple[int, int]] = set()
-    for rows in buckets.values():
-        for place, row in enumerate(rows if len(rows) <= 400 else []):
-            others = np.array(rows[place + 1 :], int)
-            if len(others):
-                distance = np.bitwise_count(bits[others] ^ bits[row]).sum(1)
-                close = others[(distance <= _NEAR_BITS) & (unit[others] @ unit[row] > 0.98)]
-                found |= {(row, int(other)) for other in close}
-    return sorted(found - known)
 
 
 def _outliers(table: pd.DataFrame, measures: pd.DataFrame, small: NDArray[np.uint8]) -> list[Finding]:

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medvit.data.fingerprint import Item, items, read_image
+from medvit.data.fingerprint import SIDE, Item, items, pixel_digest, read_image, sketch
 from medvit.data.manifest import Manifest
 from medvit.errors import DicomRefusal
 
 SMALL = 32
-_HASH = 16
 _TEXT_HEIGHT = (5, 48)  # pixels; SE-11 asks for 10 to 40
 _STROKE = 45  # grey levels
+_NEAR_END, _FAINT = 15, 16  # grey levels from white or black within which a stroke may stand out less
 _SMALL_TEXT = 18  # pixels; smaller letters run into each other
 _TEXT_RUN = {False: 5, True: 7}  # letters on a line, of films and of volumes (folded cortex looks like letters)
 
 
-def measure(
-    manifest: Manifest, workers: int = 1, progress: Callable[[int], object] | None = None
-) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
-    """Return one row of measures per image (in row order) and its 32 x 32 picture; chunks of images run in parallel.
+class Measured(NamedTuple):
+    """Of n images: one row of measures each, the picture [n 32 32], and the sketch [n 96 96] that copies share (uint8).
 
     Columns: code (refusal while decoding, "" if none), black, white (shares of pixels at the ends), spread (standard
-    deviation, 0 to 0.5), text (a line of letters is suspected), exact (SHA-256 of the pixels), near (256-bit
-    difference hash, hex).
+    deviation, 0 to 0.5), text (a line of letters is suspected), exact (SHA-256 of the pixels).
     """
+
+    table: pd.DataFrame
+    small: NDArray[np.uint8]
+    sketch: NDArray[np.uint8]
+
+
+def measure(manifest: Manifest, workers: int = 1, progress: Callable[[int], object] | None = None) -> Measured:
+    """Decode every image of the manifest and return its measures, in row order; chunks of images run in parallel."""
     import joblib
 
     todo = items(manifest)
@@ -48,8 +52,8 @@ def measure(
             rows += [row for chunk in done for row in chunk]
             if progress:
                 progress(sum(len(chunk) for chunk in wave))
-    small = np.stack([row.pop("small") for row in rows])
-    return pd.DataFrame(rows), small
+    small, sketches = (np.stack([row.pop(name) for row in rows]) for name in ("small", "sketch"))
+    return Measured(pd.DataFrame(rows), small, sketches)
 
 
 def _measure_chunk(chunk: Sequence[Item]) -> list[dict[str, Any]]:
@@ -59,12 +63,12 @@ def _measure_chunk(chunk: Sequence[Item]) -> list[dict[str, Any]]:
 
 def measure_one(item: Item) -> dict[str, Any]:
     """Return the measures of one image; a refusal while decoding becomes its `code`."""
-    empty = {"code": "", "black": 0.0, "white": 0.0, "spread": 0.0, "text": False, "exact": "", "near": ""}
-    blank = np.zeros((SMALL, SMALL), np.uint8)
+    empty = {"code": "", "black": 0.0, "white": 0.0, "spread": 0.0, "text": False, "exact": ""}
+    blank = {"small": np.zeros((SMALL, SMALL), np.uint8), "sketch": np.zeros((SIDE, SIDE), np.uint8)}
     try:
         image = read_image(item)
     except DicomRefusal as refusal:
-        return {**empty, "code": refusal.code, "small": blank}
+        return {**empty, "code": refusal.code, **blank}
     pixels = np.asarray(np.round(image * 255), np.uint8)
     small = cv2.resize(pixels, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
     return {
@@ -72,31 +76,29 @@ def measure_one(item: Item) -> dict[str, Any]:
         "black": float((pixels < 3).mean()),
         "white": float((pixels > 252).mean()),
         "spread": float(image.std()),
-        "text": letters(pixels) >= _TEXT_RUN[item.volume],
-        "exact": hashlib.sha256(np.array(image.shape).tobytes() + image.tobytes()).hexdigest(),
-        "near": difference_hash(pixels),
+        "text": text_suspected(pixels, item.volume),
+        "exact": pixel_digest(image),
         "small": np.asarray(small, np.uint8),
+        "sketch": sketch(pixels),
     }
 
 
-def difference_hash(pixels: NDArray[np.uint8]) -> str:
-    """Return 256 bits (64 hex digits): is each of 16 x 16 cells brighter than its right neighbour."""
-    cells = cv2.resize(pixels, (_HASH + 1, _HASH), interpolation=cv2.INTER_AREA).astype(np.int16)
-    return np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes().hex()
+def text_suspected(pixels: NDArray[np.uint8], volume: bool = False) -> bool:
+    """Whether a line of letters seems to stand in the image (SE-11); figures in docs/threat-model.md."""
+    return letters(pixels) >= _TEXT_RUN[volume]
 
 
 def letters(pixels: NDArray[np.uint8]) -> int:
     """Return the most letter-like marks on one line: small connected strokes that stand out from what is around them.
 
-    A heuristic for text burned into the image (SE-11): strokes under 11 pixels wide that are an eighth of the grey
-    range brighter or darker than their surroundings, or white or black. Of names with years written in white at 10, 14,
-    20, 28 and 40 pixels on 60 enlarged chest films, 56, 58, 60, 60 and 60 reached 5 marks; so did 17 of 383 films
-    without text.
+    A heuristic for text burned into the image: strokes under 11 pixels wide that are a sixth of the grey range
+    brighter or darker than their surroundings, or less than that but near white or black, or white or black.
     """
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (11, 11))
     longest = 0
-    strokes = [cv2.morphologyEx(pixels, way, kernel) > _STROKE for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT)]
-    for marks in (*strokes, pixels > 247, pixels < 8):
+    bright, dark = (cv2.morphologyEx(pixels, way, kernel) for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
+    faint = (bright > _FAINT) & (pixels > 255 - _NEAR_END), (dark > _FAINT) & (pixels < _NEAR_END)
+    for marks in (bright > _STROKE, dark > _STROKE, *faint, pixels > 247, pixels < 8):
         if 0 < marks.mean() < 0.5:
             _, _, boxes, _ = cv2.connectedComponentsWithStats(marks.astype(np.uint8), connectivity=8)
             longest = max(longest, _longest_line(boxes[1:].astype(int)))

@@ -10,18 +10,23 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from medvit.data import audit as audits
-from medvit.data import fingerprint
+from medvit.data import fingerprint, similar
 from medvit.data import manifest as manifests
 from medvit.data import splits as division
 from medvit.data.cache import Cache
 from medvit.dicom import phantom
+from medvit.engine.embed import Embedder, alike
 from medvit.errors import DataError, SplitError
 from medvit.index import index
+from medvit.model.backbone import vit
+from medvit.model.network import Network
+from medvit.model.pool import MeanPool
 from medvit.preprocess import FilmPreprocess
 from medvit.report import audit as page
-from medvit.split import audit, split
+from medvit.split import _check, audit, split
 
 COPIES = {
     "resized": lambda image: cv2.resize(image, (150, 140), interpolation=cv2.INTER_AREA),
@@ -191,3 +196,60 @@ def test_person_numbers_on_both_sides_of_the_pneumonia_set_are_counted_exactly(r
     assert len(numbers["train"] & numbers["test"]) == marked == 63
     assert found.leaks == ("63 patients on two sides",)
     assert list(found.given["shared"]) == [63]
+
+
+def vectors(count: int = 120) -> np.ndarray:
+    """Embeddings of different patients as a network gives them: all near one direction, each a little apart."""
+    rng = np.random.default_rng(3)
+    return 10 + rng.standard_normal((count, 40)) @ np.diag(np.linspace(2, 0.1, 40))
+
+
+def test_copies_lie_closer_in_the_embedding_than_patients_do_and_the_measurement_is_told():
+    base = vectors()
+    base[100:103] = base[3:6] + 0.02 * np.random.default_rng(4).standard_normal((3, 40))
+    planted = {"resized": base[similar.chosen(120)] + 0.01, "lost": vectors(240)[120:][similar.chosen(120)]}
+    found = similar.compare(base, planted, np.arange(120), "run 1234")
+    assert list(found.pairs[["row", "other"]].itertuples(index=False, name=None)) == [(3, 100), (4, 101), (5, 102)]
+    head = r"by run 1234, cosine above 0\.\d\d of 40 whitened components; found of 24 planted: "
+    assert re.fullmatch(head + "resized (95|96|100)%, lost 0%", found.told)
+    alone = similar.compare(base, planted, np.array([*range(100), 3, 4, 5, *range(103, 120)]), "run 1234")
+    assert alone.pairs.empty
+
+
+def test_too_few_or_equal_vectors_are_said_and_give_nothing():
+    assert "too few" in similar.compare(vectors(20), {}, np.arange(20), "x").told
+    assert "do not differ" in similar.compare(np.ones((80, 5)), {}, np.arange(80), "x").told
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_planted_copies_keep_shape_and_type_and_differ(dtype):
+    images = (np.random.default_rng(0).random((2, 3, 1, 40, 50)) * np.iinfo(dtype).max).astype(dtype)
+    for way in similar.WAYS:
+        copies = similar.plant(images, way)
+        assert (copies.shape, copies.dtype) == (images.shape, images.dtype)
+        assert (copies != images).mean() > 0.5
+
+
+def test_a_backbone_joins_the_audit_and_is_named_in_what_was_sought(films, tmp_path):
+    torch.manual_seed(0)
+    noise = np.random.default_rng(1)
+    images = [np.clip(films[n % 12] + noise.normal(0, 40, (256, 256)), 0, 255).astype(np.uint8) for n in range(70)]
+    sides = [row(n, ("train", "val", "test")[n % 3]) for n in range(70)] + [row(99, "test", 0)]
+    folder = folder_of(tmp_path, [*images, np.clip(images[3], 1, 254)], sides)
+    backbone = vit([32, 32], patch_size=[8, 8], width=32, depth=1, heads=2)
+    embedder = Embedder(Network(backbone, MeanPool(), 1).eval(), FilmPreprocess(size=(32, 32)), "run 12345678")
+    table = manifests.read(folder)
+    look = alike(embedder, table, folder, workers=1)
+    side = pd.Series(["train", "test"] * 35 + ["test"])
+    found = audits.examine(table, side, fingerprint.of_manifest(table), crops=False, alike=look)
+    assert found.sought["embedding"].startswith("by run 12345678, cosine above ")
+    name = {table.paths(place)[0].name: place for place in range(71)}
+    copy = tuple(sorted((name["003.png"], name["070.png"])))
+    assert copy in set(look.pairs[["row", "other"]].itertuples(index=False, name=None))
+    assert copy in {(pair.row, pair.other) for pair in found.near.itertuples()}
+    assert "left out" not in look.told
+
+
+def test_a_backbone_without_an_audit_is_a_setting_ignored_and_therefore_an_error():
+    assert _check({"embed": "latest", "audit": False}) == ["embed=... says how the audit looks; it needs audit=true"]
+    assert not _check({"embed": "latest", "audit": True})

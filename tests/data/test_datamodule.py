@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ import torch
 
 from medvit.data.cache import Cache
 from medvit.data.datamodule import DataModule
-from medvit.data.loader import BatchLoader, Plan, measured_workers
+from medvit.data.loader import BatchLoader, Plan
 from medvit.data.sampler import Sampler
 from medvit.data.units import Units
 from medvit.errors import ConfigError, DataError, SplitError
@@ -191,6 +193,14 @@ def test_studies_become_bags_with_a_mask(rows, tmp_path):
     assert batch.target.tolist() == [[0.0], [1.0], [0.0]]
 
 
+def test_the_same_picture_has_the_same_digest_in_any_unit_and_another_has_not(rows, tmp_path):
+    cache = Cache.build(rows[0], rows[1], PRE, tmp_path, workers=1)
+    single = Units(cache, np.arange(22), Labels()).with_digests()["pixel_sha256"]
+    study = Units(cache, np.arange(6), Labels(), bag="study").with_digests()["pixel_sha256"]
+    assert single.nunique() == 22
+    assert list(study) == [f"{single[n]}|{single[n + 1]}" for n in (0, 2, 4)]
+
+
 def test_units_whose_labels_disagree_are_refused_together(rows, tmp_path):
     table = rows[0].iloc[:6].assign(**{"label.x": [0, 1, 1, 1, 1, 0]})
     cache = Cache.build(table, rows[1], PRE, tmp_path, workers=1)
@@ -266,20 +276,34 @@ def test_the_audit_runs_before_every_training_epoch(module, monkeypatch):
 def test_wrong_settings_are_named_with_the_nearest_right_one(tmp_path):
     with pytest.raises(ConfigError, match="did you mean workers"):
         DataModule(tmp_path, PRE, Labels(), worker=3)
+    wrong = {"batch_size": 0, "workers": -1, "prefetch": 0, "pin": "yes", "audit_share": 2, "on_bad": "ignore"}
     with pytest.raises(ConfigError) as caught:
-        DataModule(tmp_path, PRE, Labels(), batch_size=0, workers=-1, audit_share=2, on_bad="ignore")
-    assert all(word in str(caught.value) for word in ("batch_size", "workers", "audit_share", "on_bad"))
+        DataModule(tmp_path, PRE, Labels(), **wrong)
+    assert all(word in str(caught.value) for word in wrong)
 
 
-def test_workers_are_measured_when_asked(units):
-    import time
-
+def test_threads_and_batches_ahead_are_measured_and_said(units, caplog):
     def slow(images, *draw):
-        time.sleep(0.01)
+        time.sleep(0.01 if draw[2][0] else 0.05)  # the first batch of the epoch takes five times as long
         return images
 
-    assert BatchLoader(units, plan(augment=None), "auto").workers == 0
-    assert measured_workers(BatchLoader(units, plan(augment=slow))) >= 2
+    caplog.set_level("INFO", "medvit.data.pace")
+    quick = BatchLoader(units, plan(augment=None), "auto", "auto", None, "auto")
+    assert quick.workers == 0
+    assert torch.cuda.is_available() or not quick.pin
+    chosen = BatchLoader(units, plan(augment=slow), "auto", "auto", None, "auto")
+    assert chosen.workers >= 1
+    assert 3 <= chosen.prefetch <= 6
+    assert "threads, " in caplog.text
+    assert "ms per batch by threads 0: " in caplog.text
+    given = BatchLoader(units, plan(augment=slow), 1, False, None, 7)
+    assert (given.workers, given.prefetch) == (1, 7)
+    assert all(same(a, b) for a, b in zip(epoch_of(chosen, 1), epoch_of(given, 1), strict=True))
+
+
+def test_no_more_batches_wait_than_memory_allows(units, monkeypatch):
+    monkeypatch.setattr("medvit.data.pace._MOST_BYTES", 3 * 4 * 256)  # three batches of four 16 x 16 films
+    assert BatchLoader(units, plan(), 1, False, None, "auto").prefetch <= 2
 
 
 def test_lightning_trains_and_validates_with_it(module):

@@ -226,6 +226,18 @@ def test_a_full_disk_is_said_and_leaves_no_half_part(films, tmp_path):
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+def test_workers_started_in_another_folder_find_relative_files(films, tmp_path, monkeypatch):
+    from medvit.dicom.scan import scan
+
+    first, second = (Path(shutil.copytree(films, tmp_path / name / "set")).parent for name in ("first", "second"))
+    mask = pseudonym.load()
+    for folder in (first, second):
+        monkeypatch.chdir(folder)
+        table, _ = scan(Path("set/dicom"), Path("parts"), mask, workers=2, chunk=4)
+        assert not table["code"].any()
+        shutil.rmtree(folder / "set")
+
+
 def test_the_callers_workers_and_small_chunks_give_the_same_manifest(films, tmp_path):
     from medvit.dicom.scan import scan
 

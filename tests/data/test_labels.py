@@ -1,6 +1,8 @@
+import dataclasses
+
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvit.data.labels import LabelSpec, join, read_table
@@ -129,6 +131,7 @@ def test_settings_that_do_not_exist_are_named():
         LabelSpec("x.csv", (), on="Accesion Number", unmatched="maybe")
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text("AB01;|, \"'", min_size=1, max_size=8).map(str.strip).filter(bool), st.integers(0, 3), min_size=2
@@ -141,3 +144,27 @@ def test_any_identifiers_survive_the_csv(tmp_path_factory, labels):
     pd.DataFrame({"AccessionNumber": list(labels), "y": list(labels.values())}).to_csv(folder / "in.csv", index=False)
     result, _ = joined(folder, (folder / "in.csv").read_bytes(), list(labels))
     assert list(result["label.y"]) == list(labels.values())
+
+
+def test_rows_are_taken_by_a_value_and_a_wrong_column_or_value_is_named(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("ID,READPRJ,grade\na,15,1\na,42,4\nb,15,0\nc,37,2\n")
+    spec = LabelSpec(path, ("grade",), on="path", column="ID", where={"READPRJ": 15})
+    table = read_table(spec)
+    assert table.rows[["ID", "grade"]].to_numpy().tolist() == [["a", 1], ["b", 0]]
+    assert "2 of 4 rows left out, READPRJ is not 15" in table.notes
+    with pytest.raises(DataError, match=r"'READPR'.*nearest: 'READPRJ'"):
+        read_table(dataclasses.replace(spec, where={"READPR": 15}))
+    with pytest.raises(DataError, match="no row has 16 or 17 in column 'READPRJ'"):
+        read_table(dataclasses.replace(spec, where={"READPRJ": [16, 17]}))
+
+
+def test_everything_wrong_with_the_labels_is_told_in_one_message(tmp_path):
+    text = "AccessionNumber,y,z\nA,1,1\nA,0,1\nB,1,1\nX,1,1\n"
+    with pytest.raises(DataError) as caught:
+        joined(tmp_path, text, ["A", "B", "C"], {"target": ("y", "z")})
+    told = str(caught.value)
+    assert "E-LABEL 1 keys have label rows that disagree in y" in told
+    assert "1 images have no label row" in told
+    assert "1 label rows have no image" in told
+    assert "one class only: y has 1 value in 2 labelled images; z has 1 value" in told

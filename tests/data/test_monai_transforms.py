@@ -69,6 +69,9 @@ def test_volumes_are_the_same_by_call_cache_and_monai(tmp_path, mode):
     called = pre(tmp_path / "0.nii.gz")
     assert np.array_equal(called, cached if mode == "slices" else cached[0])
     assert np.array_equal(called, Preprocessed(pre)([str(tmp_path / "0.nii.gz")]).numpy())
+    units = Units(Cache.build(rows, tmp_path, pre, tmp_path / "cache", workers=1), np.arange(1), NoLabels())
+    sheet = cv2.imread(str(contact_sheet.write(units, Fused(), tmp_path / "sheet.png", draws=2)), -1)
+    assert sheet.shape == (18, 3 * 18)  # the middle slice as it is, and twice augmented
 
 
 def test_the_monai_wrapper_refuses_as_the_reader_does(tmp_path):

@@ -26,7 +26,7 @@ from medvit.split import split
 
 CONTENT = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((conf_dir() / "data").glob("*.yaml"))}
 PRESETS = [name for name, content in CONTENT.items() if name != "folder" and not content["data"]["generate"]]
-STATED = ("Get:", "Licence:", "Labels:", "Patient:", "Split:")
+STATED = ("Get:", "Licence:", "Labels:", "Patient:", "Split:", "Checked:")
 PEOPLE = range(10)
 
 
@@ -210,6 +210,7 @@ def oai(root: Path) -> None:
     for n in PEOPLE:
         dicom(root / "00m" / "0.C.2" / f"{9000099 + n}" / "20050318" / f"{518402 + n}" / "001", f"{9000099 + n}")
     rows = [f"{9000099 + n}|{side}|15|{(n + side) % 5}" for n in PEOPLE for side in (1, 2)]
+    rows += [f"{9000099 + n}|1|42|4" for n in PEOPLE]  # another reading of some knees
     text(root / "kxr_sq_bu00.txt", "ID|SIDE|READPRJ|V00XRKL", *rows)
 
 

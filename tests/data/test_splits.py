@@ -88,6 +88,39 @@ def test_a_site_is_never_trained_on_when_it_is_left_out() -> None:
         assert not test & seen
 
 
+def test_age_bands_and_scanners_are_balanced_when_asked() -> None:
+    table = cohort(1500, seed=9)
+    code = table["patient"].str[1:].astype(int)
+    table["age_years"] = (code * 7919 % 95).astype(float)
+    table["manufacturer"] = np.array(["ACME", "Borealis", "Cirrus", "Cirrus"])[code % 4]
+    made = division.make(manifest_of(table), SplitSpec(balance=("age_years", "manufacturer")))
+    table["side"] = table["patient"].map(made.sides())
+    table["band"] = pd.cut(table["age_years"], [0, 18, 40, 60, 80, 200], right=False).astype(str)
+    for column in ("band", "manufacturer"):
+        shares = pd.crosstab(table[column], table["side"], normalize="columns")
+        assert (shares.max(axis=1) - shares.min(axis=1)).max() < 0.03
+
+
+def test_a_scanner_left_out_is_tested_alone_and_never_trained_on() -> None:
+    table = cohort(60, seed=10)
+    table["model"] = np.array(["X1", "X2"])[table["patient"].str[1:].astype(int) % 2]
+    made = division.make(manifest_of(table), SplitSpec(strategy="leave_one_out", column="model"))
+    seen = [set(made.rows(manifest_of(table), side, fold)["model"]) for fold in (0, 1) for side in ("train", "test")]
+    assert seen == [{"X2"}, {"X1"}, {"X1"}, {"X2"}]
+
+
+def test_patients_seen_after_the_cutoff_are_the_test_side_with_all_their_images() -> None:
+    table = cohort(80, seed=11)
+    table["table.study_year"] = 2015 + np.random.default_rng(1).integers(0, 8, len(table))
+    made = division.make(manifest_of(table), SplitSpec(strategy="after", column="table.study_year", cutoff=2020))
+    test = made.rows(manifest_of(table), "test")
+    late = set(table.loc[table["table.study_year"] > 2020, "patient"])
+    assert set(test["patient"]) == late
+    assert len(test) == table["patient"].isin(late).sum()
+    assert (made.rows(manifest_of(table), "train")["table.study_year"] <= 2020).all()
+    assert len(made.rows(manifest_of(table), "val"))
+
+
 def test_a_given_split_with_a_shared_patient_is_refused_with_the_count() -> None:
     table = cohort(50, seed=6).assign(**{"table.split": "train"})
     table.loc[table.index[::2], "table.split"] = "Testing"

@@ -136,8 +136,11 @@ def nested(depth: int, *, known_length: bool = False) -> bytes:
     return data[:at] + body + data[at:]
 
 
-def deflate_bomb(megabytes: int) -> bytes:
-    """A deflated film with `megabytes` of zeros before its pixels: one compressed megabyte, repeated."""
+def deflate_bomb(megabytes: int, noise: int = 0) -> bytes:
+    """A deflated film with `megabytes` of zeros behind its pixels: one compressed megabyte, repeated.
+
+    `noise` bytes of each megabyte do not compress, so that the ratio stays harmless.
+    """
     plain = film(syntax=ExplicitVRLittleEndian)
     start = plain.index(b"\x08\0\x16\0UI")
     meta = plain[:start].replace(_uid(ExplicitVRLittleEndian), _uid("1.2.840.10008.1.2.1.99"), 1)
@@ -146,7 +149,8 @@ def deflate_bomb(megabytes: int) -> bytes:
     machine = zlib.compressobj(9, zlib.DEFLATED, -15)
     head = machine.compress(plain[start:] + b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", megabytes << 20))
     head += machine.flush(zlib.Z_FULL_FLUSH)
-    block = machine.compress(bytes(1 << 20)) + machine.flush(zlib.Z_FULL_FLUSH)
+    noisy = np.random.default_rng(0).bytes(noise)
+    block = machine.compress(noisy + bytes((1 << 20) - noise)) + machine.flush(zlib.Z_FULL_FLUSH)
     return meta + head + block * megabytes + zlib.compressobj(9, zlib.DEFLATED, -15).flush()
 
 

@@ -218,8 +218,9 @@ CASES: dict[str, Case] = {
     ),
     "B103": Case("one slice where 3-D is expected", lambda: stack(indices=(0,)), "REFUSE", "E-SHAPE"),
     "B104": Case("empty folder", list, "REFUSE", "E-EMPTY"),
-    "B105": Case(
-        "enhanced multi-frame, frames top-down",
+    "B105": Case("enhanced multi-frame, frames top-down", lambda: [enhanced(order=range(COUNT)[::-1])], "READ"),
+    "B105-scaled": Case(
+        "enhanced multi-frame, frames top-down, another slope in each",
         lambda: [enhanced(order=range(COUNT)[::-1], rescale=lambda i: (0.25 + 0.0625 * i, -4.0))],
         "READ",
     ),

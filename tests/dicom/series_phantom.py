@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import Tag
@@ -123,9 +123,12 @@ def apply(dataset: Dataset, changes: Attributes) -> None:
         elif isinstance(value, (str, list)) and not isinstance(value, Items) and keyword != "PixelData":
             tag = Tag(keyword)
             vr = pydicom.datadict.dictionary_VR(tag)
-            dataset[tag] = DataElement(
-                tag, "LO" if vr in ("DS", "IS") else vr, value, validation_mode=pydicom.config.IGNORE
-            )
+            if vr in ("DS", "IS"):  # raw: pydicom would not write some of them
+                text = (value if isinstance(value, str) else "\\".join(value)).encode()
+                text += b" " * (len(text) % 2)
+                dataset[tag] = RawDataElement(tag, vr, len(text), text, 0, is_implicit_VR=False, is_little_endian=True)
+            else:
+                dataset[tag] = DataElement(tag, vr, value, validation_mode=pydicom.config.IGNORE)
         else:
             setattr(dataset, keyword, value)
 

@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bent
 import kit
 import numpy as np
 import pytest
 from kit import PHANTOM
 from pydicom.uid import ExplicitVRBigEndian
+from series_phantom import enhanced
 
 from medvit.dicom.policy import FilmPolicy
 from medvit.dicom.read import read_film
+from medvit.dicom.series import read_series
 from medvit.errors import DicomRefusal
 
 
@@ -70,6 +73,32 @@ def test_an_odd_number_of_bytes_in_big_endian_words_is_refused() -> None:
     odd = whole[:at] + struct.pack(">I", grey.size + 1) + whole[at + 4 : -1]
     with pytest.raises(DicomRefusal, match="E-TRUNC"):
         read_film(odd, FilmPolicy())
+
+
+def test_a_functional_group_under_the_vr_of_64_bit_integers_is_refused() -> None:
+    odd = enhanced().replace(b"\x20\0\x13\x91SQ", b"\x20\0\x13\x91SV", 1)  # PlanePositionSequence, 26 bytes
+    with pytest.raises(DicomRefusal, match="E-PARSE"):
+        read_series([odd])
+
+
+def test_half_chroma_over_an_odd_number_of_columns_is_refused() -> None:
+    odd = bent.colour("YBR_FULL_422", bent.rgb()[:, :47], PixelData=bytes(64 * 47 * 2))
+    with pytest.raises(DicomRefusal, match="E-COLOUR 47 columns"):
+        read_film(odd, FilmPolicy(allow_rgb="luminance"))
+
+
+def test_an_empty_lookup_table_under_no_known_vr_is_refused() -> None:
+    odd = kit.film(ModalityLUTSequence=kit.lookup(bent.curve())).replace(b"\x28\0\x06\x30OW", b"\x28\0\x06\x30OG")
+    with pytest.raises(DicomRefusal, match="E-"):
+        read_film(odd, FilmPolicy())
+
+
+@pytest.mark.parametrize("name", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_a_lookup_table_under_the_vr_of_text_is_refused(name: str) -> None:
+    whole = kit.film(**{name: kit.lookup(bent.curve())})
+    tag = struct.pack("<HH", 0x0028, 0x3000 if name[0] == "M" else 0x3010)
+    with pytest.raises(DicomRefusal, match="E-PARSE"):
+        read_film(whole.replace(tag + b"SQ", tag + b"UT"), FilmPolicy(voi="auto"))
 
 
 def test_a_reduced_decode_does_not_load_the_parsers_of_other_formats() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pydicom
 import pytest
 
-from medvit.dicom import phantom, phantom_mr
+from medvit.dicom import phantom, phantom_head, phantom_mr
 from medvit.dicom.phantom_ray import Ellipsoid, add_rod, length_without, meet
 from medvit.errors import ConfigError, DataError
 
@@ -134,6 +134,16 @@ def test_impossible_numbers_are_refused():
         phantom.write_films("unused", patients=0)
     with pytest.raises(ConfigError, match="prevalence=2"):
         phantom_mr.write_volumes("unused", prevalence=2)
+    with pytest.raises(ConfigError, match=r"PD.*expected one or more of T1, T2, FLAIR"):
+        phantom_mr.write_volumes("unused", contrasts=["T1", "PD"])
+
+
+def test_chosen_contrasts_alone_are_written_and_no_other_heads(tmp_path, heads):
+    chosen = phantom_mr.write_volumes(tmp_path / "set", patients=1, seed=1, prevalence=1.0, contrasts=["FLAIR"])
+    every = heads[1]
+    assert list(chosen["contrast"]) == ["FLAIR"]
+    same = ["PatientID", "SeriesInstanceUID", "finding", "lesion_x", "lesion_y", "lesion_z"]
+    assert chosen[same].iloc[0].to_list() == every.loc[every["contrast"] == "FLAIR", same].iloc[0].to_list()
 
 
 def test_series_are_classic_mr_of_one_study_and_frame(heads):
@@ -145,16 +155,18 @@ def test_series_are_classic_mr_of_one_study_and_frame(heads):
 
 
 def test_contrasts_order_the_tissues_as_radiologists_know_them():
-    t1, t2, flair = ([s.signal(t) for t in phantom_mr.TISSUES] for s in phantom_mr.SEQUENCES)
-    csf, grey, white, lesion = phantom_mr.CSF, phantom_mr.GREY, phantom_mr.WHITE, phantom_mr.LESION
+    t1, t2, flair = ([s.signal(t) for t in phantom_head.TISSUES] for s in phantom_head.SEQUENCES)
+    csf, grey, white, lesion = phantom_head.CSF, phantom_head.GREY, phantom_head.WHITE, phantom_head.LESION
     assert t1[white] > t1[grey] > t1[lesion] > t1[csf]
     assert t2[csf] > t2[lesion] > t2[grey] > t2[white]
     assert flair[lesion] > flair[grey] > flair[white] > flair[csf]
 
 
 def test_flair_nulls_fluid_near_its_inversion_time():
-    flair = phantom_mr.SEQUENCES[2]
-    assert flair.signal(phantom_mr.TISSUES[phantom_mr.CSF]) < 0.15 * flair.signal(phantom_mr.TISSUES[phantom_mr.GREY])
+    flair = phantom_head.SEQUENCES[2]
+    assert flair.signal(phantom_head.TISSUES[phantom_head.CSF]) < 0.15 * flair.signal(
+        phantom_head.TISSUES[phantom_head.GREY]
+    )
 
 
 def test_series_read_back_with_the_affine_they_were_made_with(heads):

@@ -210,6 +210,28 @@ def test_reduced_decoding_is_a_quarter_image_within_a_measured_bound_and_covers_
     assert read_film(kit.film(), FilmPolicy(reduce_to=(4, 4))).samples.shape == PHANTOM.shape
 
 
+@pytest.mark.parametrize("shape", [(777, 601), (641, 514), (640, 523), (769, 767)])
+def test_sides_that_halving_leaves_odd_are_decoded_reduced_in_full(shape: tuple[int, int]) -> None:
+    smooth = cv2.resize(PHANTOM, shape[::-1], interpolation=cv2.INTER_AREA)
+    data = kit.compressed([kit.jpeg2000(smooth)], J2K, smooth)
+    for power in (1, 2, 3):
+        sides = tuple(-(-side // 2**power) for side in shape)
+        small = read_film(data, FilmPolicy(reduce_to=tuple(side >> power for side in shape)))
+        assert small.samples.shape == sides
+        area = cv2.resize(read_film(data).display(), sides[::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(small.display() - area).mean() < 0.02
+
+
+def test_reduced_decoding_does_not_shift_the_film() -> None:
+    row, column = np.indices((768, 640))
+    ramp = (500 + 3 * row + 2 * column).astype(np.uint16)
+    data = kit.compressed([kit.jpeg2000(ramp)], J2K, ramp)
+    for side in (2, 4, 8):
+        small = read_film(data, FilmPolicy(reduce_to=(768 // side, 640 // side))).samples.astype(float)
+        area = cv2.resize(ramp.astype(np.float32), small.shape[::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(small - area).mean() <= 0.7  # unmoved: 2.5, 7.5, 17.5
+
+
 @pytest.mark.parametrize("syntax", _LOSSLESS)
 def test_a_frame_that_was_cut_is_refused_and_not_filled_up(syntax: str) -> None:
     frame = _LOSSLESS[syntax](PHANTOM)

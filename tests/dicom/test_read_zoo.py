@@ -29,7 +29,7 @@ _LOSSY_8BIT = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
 
 def _outcome(path: Path, *, force: bool) -> tuple[str, NDArray | None]:
     try:
-        stored, _ = stored_frames(read_dataset(path, pixels=True, force=force))
+        stored = stored_frames(read_dataset(path, pixels=True, force=force)).values
     except DicomRefusal as refusal:
         return ("no_pixels" if refusal.code in _NO_PIXELS else "reject"), None
     return "decode", stored[0] if stored.shape[0] == 1 else stored
@@ -139,7 +139,7 @@ from medvit.dicom.read import read_film
 from medvit.errors import DicomRefusal
 sources = [str(p) for p in sorted(Path(sys.argv[2]).glob("*.dcm"))]
 sources += [kit.run_length_bomb(20000), kit.deflate_bomb(1500), kit.nested(600), kit.film(Rows=65535, Columns=65535)]
-sources += [kit.run_length_bomb(11000)]
+sources += [kit.run_length_bomb(11000), kit.deflate_bomb(900, noise=6000), kit.deflate_bomb(240, noise=6000)]
 seconds = []
 for source in sources:
     start = time.perf_counter()

@@ -80,3 +80,10 @@ def test_a_philips_scale_that_is_not_finite_is_not_used() -> None:
 def test_a_slice_far_away_is_a_gap_even_where_gaps_are_resampled() -> None:
     with pytest.raises(DicomRefusal, match="E-GAP"):
         read_series(stack(indices=(0, 1, 2, 3, 100_000)), LENIENT)
+
+
+@pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept"])
+def test_a_rescale_beyond_float32_is_refused(name: str) -> None:
+    files = stack(SMALL, lambda _: {"RescaleSlope": "1", "RescaleIntercept": "0"} | {name: "1e40"})
+    with pytest.raises(DicomRefusal, match="E-TAG RescaleSlope and intercept are"):
+        read_series(files)

@@ -39,9 +39,9 @@ def end_of_validation(callback, epoch):
     assert network.training
 
 
-def test_the_same_positives_are_drawn_every_few_epochs_and_at_the_last():
+def test_the_same_positives_are_drawn_every_few_epochs_and_at_the_last(tmp_path):
     saved = {}
-    callback = SaveOverlays(units(), every=3, save=lambda picture, name: saved.update({name: picture}), count=2)
+    callback = SaveOverlays(units(), 3, tmp_path, lambda file, name: saved.update({name: file.read_bytes()}), count=2)
     for epoch in range(7):
         end_of_validation(callback, epoch)
     assert [name[9:18] for name in saved] == [f"epoch_{n:03d}" for n in (3, 3, 6, 6, 7, 7)]
@@ -52,12 +52,19 @@ def test_the_same_positives_are_drawn_every_few_epochs_and_at_the_last():
 
 
 @pytest.mark.parametrize("given", [units(bagged=True), units(shape=(1, 4, 16, 16))])
-def test_of_bags_and_volumes_nothing_is_drawn(given):
-    end_of_validation(SaveOverlays(given, every=1, save=lambda *_: pytest.fail("drawn")), 0)
+def test_of_bags_and_volumes_nothing_is_drawn(given, tmp_path):
+    end_of_validation(SaveOverlays(given, 1, tmp_path), 0)
+    assert not list(tmp_path.iterdir())
 
 
-def test_no_overlays_where_none_are_asked_for():
-    end_of_validation(SaveOverlays(units(), every=0, save=lambda *_: pytest.fail("drawn")), 0)
+def test_no_overlays_where_none_are_asked_for(tmp_path):
+    end_of_validation(SaveOverlays(units(), 0, tmp_path), 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_overlays_are_written_without_anybody_to_take_them(tmp_path):
+    end_of_validation(SaveOverlays(units(), 1, tmp_path), 0)
+    assert len(list((tmp_path / "overlays").iterdir())) == 4
 
 
 def test_the_highest_patch_is_the_reddest_and_the_film_stands_beside_it():

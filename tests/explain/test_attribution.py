@@ -15,6 +15,7 @@ from medvit.model.study import StudyBag
 from medvit.model.vit import ViT
 from medvit.types import Bag
 
+SIGNED = ("integrated", "occlusion", "gradcam")
 POOLS = {
     "cls": ClsPool,
     "mean": MeanPool,
@@ -35,7 +36,7 @@ def test_every_method_gives_one_map_per_image_for_every_pool(name, pool):
     maps = METHODS[name](net, image, 1)
     assert maps.shape == (3, 8, 8)
     assert torch.isfinite(maps).all()
-    assert (maps >= 0).all()
+    assert name in SIGNED or (maps >= 0).all()
     assert not maps.requires_grad
     assert net.training
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
@@ -50,7 +51,7 @@ def test_volumes_have_maps_of_three_axes(name):
     assert METHODS[name](Network(vit, MeanPool(), 1), torch.randn(2, 1, 8, 16, 16), 0).shape == (2, 2, 2, 2)
 
 
-@pytest.mark.parametrize("name", ["relevance", "grad_attention", "gradcam", "occlusion"])
+@pytest.mark.parametrize("name", ["integrated", "occlusion", "relevance", "grad_attention", "gradcam"])
 def test_a_trained_network_is_seen_looking_at_the_square(trained, name):
     image, _, mask = planted.images(16, 7)
     maps = METHODS[name](trained, image[1::2], 0)
@@ -87,6 +88,23 @@ def test_occlusion_of_a_linear_network_is_the_weight_of_each_patch():
     maps = attribution.occlusion(Sum(), image, 0)
     assert maps[0].argmax() == 1 * 4 + 2
     assert maps[0, 1, 2] == pytest.approx(16 * (1 - 1 / 16))
+    dark = attribution.occlusion(Sum(), image, 0, reference=torch.zeros(1, 1, 16, 16))
+    assert dark[0, 1, 2] == pytest.approx(16)
+
+
+def test_integrated_gradients_sum_to_the_difference_of_the_logits():
+    net, image, reference = planted.network(), planted.images(4, 3)[0], planted.images(1, 8)[0]
+    maps = attribution.integrated(net, image, 0, reference)
+    with torch.no_grad():
+        change = (net(image) - net(reference))[:, 0]
+    assert torch.allclose(maps.flatten(1).sum(dim=1), change, atol=0.02 * float(change.abs().max()))
+
+
+def test_the_reference_reaches_the_methods_that_take_one(trained):
+    image = planted.images(2, 3)[0]
+    for name in METHODS:
+        plain, other = method(name)(trained, image, 0), method(name, image[:1] * 0 + 2.0)(trained, image, 0)
+        assert torch.equal(plain, other) == (name not in attribution.REFERRING)
 
 
 def test_a_bag_map_sums_to_the_share_of_each_slice():
@@ -97,6 +115,8 @@ def test_a_bag_map_sums_to_the_share_of_each_slice():
     maps = of_bag(net, image, bag, 0, attribution.relevance)
     assert maps.shape == (2, 3, 8, 8)
     assert torch.allclose(maps.flatten(1).sum(1), torch.ones(2), atol=1e-4)
+    signed = of_bag(net, image, bag, 0, attribution.integrated)
+    assert torch.allclose(signed.abs().flatten(2).sum(2), maps.flatten(2).sum(2), atol=1e-4)
     assert maps[1, 2].sum() == 0
 
 
@@ -104,9 +124,9 @@ def test_a_convolutional_network_says_what_it_can_be_asked():
     stage = torch.nn.Conv2d(1, 8, 8, stride=8)
     net = Network(Convolutional([stage], [48, 48], 1, 8, 8), MeanPool(), 1)
     image, _, _ = planted.images(2, 0)
-    assert available(net) == ["gradcam", "head_attention", "occlusion"]
+    assert available(net) == ["integrated", "occlusion", "gradcam", "head_attention"]
     assert attribution.gradcam(net, image, 0).shape == (2, 6, 6)
-    with pytest.raises(ConfigError, match="no attention to explain; take one of gradcam"):
+    with pytest.raises(ConfigError, match="no attention to explain; take one of integrated, occlusion, gradcam"):
         attribution.relevance(net, image, 0)
 
 

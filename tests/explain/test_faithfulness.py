@@ -6,19 +6,24 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from medvit.explain import faithfulness
 from medvit.explain.attribution import METHODS
 from medvit.explain.faithfulness import agreement, curves, edge_map, passes, random_map, sanity, shuffled, spearman
+from medvit.explain.reference import AVERAGE, GREY, choose, grey
+from medvit.model.pool import MeanPool
+
+
+def probability(net):
+    return lambda image: net(image)[:, 0].sigmoid()
 
 
 def difference(net, image, way):
-    deletion, insertion = curves(net, image, way(net, image, 0), lambda logits: logits[:, 0].sigmoid())
+    deletion, insertion = curves(probability(net), image, way(net, image, 0), grey(image))
     return float((insertion - deletion).mean())
 
 
 def test_every_faithful_method_beats_edges_and_noise_and_noise_is_worst(trained):
     image = planted.images(16, 5)[0][1::2]
-    found = {name: difference(trained, image, METHODS[name]) for name in ("grad_attention", "relevance", "occlusion")}
+    found = {name: difference(trained, image, METHODS[name]) for name in ("integrated", "occlusion", "relevance")}
     edges, noise = difference(trained, image, edge_map), difference(trained, image, random_map)
     assert min(found.values()) > max(edges, noise)
     assert abs(noise) < 0.3
@@ -27,25 +32,61 @@ def test_every_faithful_method_beats_edges_and_noise_and_noise_is_worst(trained)
 def test_the_truth_is_more_faithful_than_its_opposite(trained):
     image, _, mask = planted.images(8, 5)
     cells = torch.nn.functional.adaptive_avg_pool2d(mask[1::2].float(), 8)
-    probability = lambda logits: logits[:, 0].sigmoid()  # noqa: E731
-    gone, come = curves(trained, image[1::2], cells, probability)
-    late, early = curves(trained, image[1::2], -cells, probability)
+    sick = image[1::2]
+    gone, come = curves(probability(trained), sick, cells, grey(sick))
+    late, early = curves(probability(trained), sick, -cells, grey(sick))
     assert (come > early).all()
     assert (gone < late).all()
 
 
-def test_an_edge_detector_fails_the_sanity_check_and_occlusion_passes(trained):
+def test_bags_are_ranked_over_all_their_images(trained):
+    image = planted.images(6, 5)[0].reshape(2, 3, 1, 48, 48)
+    maps = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    share = lambda bags: (bags != 0).float().mean(dim=(1, 2, 3, 4))  # noqa: E731
+    deletion, insertion = curves(share, image, maps, torch.zeros_like(image), bagged=True)
+    np.testing.assert_allclose(deletion, 0.5, atol=0.01)
+    np.testing.assert_allclose(insertion, 0.5, atol=0.01)
+
+
+def test_gradients_and_occlusion_pass_the_sanity_check_and_an_edge_detector_fails(trained, permuted):
     image = planted.images(8, 5)[0][1::2]
-    edges, covered = sanity(edge_map, trained, image, 0), sanity(METHODS["occlusion"], trained, image, 0, seeds=(0, 1))
-    assert edges == pytest.approx({"head": 1.0, "all": 1.0})
+    edges = sanity(edge_map, trained, image, 0, permuted=permuted)
+    assert edges == pytest.approx({"head": 1.0, "all": 1.0, "labels": 1.0})
     assert not passes(edges)
-    assert covered["all"] < faithfulness.ALL_BOUND
+    for name in ("integrated", "occlusion"):
+        assert passes(sanity(METHODS[name], trained, image, 0, seeds=range(6), permuted=permuted)), name
 
 
-def test_maps_of_a_network_trained_on_permuted_labels_are_others(trained):
-    permuted = planted.train(
-        planted.network(), lambda t: t[torch.randperm(len(t), generator=torch.Generator().manual_seed(3))], steps=25
-    )
+def test_rollout_knows_nothing_of_the_head_and_fails(trained):
+    found = sanity(METHODS["rollout"], trained, planted.images(4, 5)[0][1::2], 0)
+    assert found["head"] == pytest.approx(1)
+    assert not passes(found)
+
+
+def test_a_map_without_contrast_fails_the_sanity_check():
+    net = planted.network(MeanPool())
+    found = sanity(METHODS["head_attention"], net, planted.images(2, 5)[0], 0)
+    assert np.isnan(found["head"])
+    assert not passes(found)
+
+
+def test_a_network_that_never_saw_grey_is_measured_against_the_average_image():
+    image = planted.images(6, 5)[0]
+    answer = lambda given: 1.0 * (given.std(dim=(1, 2, 3)) < 0.2)  # noqa: E731 - an even image is a finding
+    average = torch.randn(1, 1, 48, 48)
+    assert choose([(answer, image[:3] * 0.1), (answer, image[3:] * 0.1)], average) == (AVERAGE, average, 1.0)
+    assert choose([(answer, image * 0.1)], None) == (GREY, None, 0.0)
+
+
+@pytest.fixture(scope="module")
+def permuted():
+    def order(target):
+        return target[torch.randperm(len(target), generator=torch.Generator().manual_seed(3))]
+
+    return planted.train(planted.network(), order, steps=25)
+
+
+def test_maps_of_a_network_trained_on_permuted_labels_are_others(trained, permuted):
     image = planted.images(16, 5)[0][1::2]
     both = [METHODS["occlusion"](net, image, 0) for net in (trained, permuted)]
     assert abs(agreement(*both)) < 0.5

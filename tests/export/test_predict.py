@@ -13,7 +13,8 @@ import pydicom
 import pytest
 
 from medvit.errors import BundleError, DataError
-from medvit.export.runtime import Runtime
+from medvit.export import runtime as runtime_module
+from medvit.export.runtime import Runtime, take
 from medvit.predict import Also, predict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +89,27 @@ def test_the_same_input_twice_gives_the_same_bytes(bundle, folder, tmp_path) -> 
     first = {path.name: path.read_bytes() for path in (tmp_path / "one").rglob("*") if path.is_file()}
     second = {path.name: path.read_bytes() for path in (tmp_path / "two").rglob("*") if path.is_file()}
     assert first == second
+
+
+def crash_on_the_second(definition, envelope, source):
+    """Stands for a decoder that a crafted file kills, with its process."""
+    if Path(source).name == "good1":
+        os.abort()
+    return take(definition, envelope, source)
+
+
+@pytest.mark.slow
+def test_a_file_that_kills_its_decoder_is_rejected_alone_and_the_others_say_what_they_say_without_a_child(
+    bundle, folder, tmp_path, monkeypatch
+) -> None:
+    assert predict(bundle, folder, tmp_path / "plain", isolate=False) == 10
+    monkeypatch.setattr(runtime_module, "take", crash_on_the_second)
+    assert predict(bundle, folder, tmp_path / "isolated") == 10
+    plain, isolated = rows(tmp_path / "plain"), rows(tmp_path / "isolated")
+    assert [row["code"] for row in isolated if row["code"] == "E-CRASH"] == ["E-CRASH"]
+    assert [one for one, two in zip(plain, isolated, strict=True) if two["code"] != "E-CRASH"] == [
+        row for row in isolated if row["code"] != "E-CRASH"
+    ]
 
 
 def test_a_film_says_the_same_whatever_lies_beside_it(bundle, films) -> None:

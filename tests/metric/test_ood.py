@@ -1,53 +1,111 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from sklearn.neighbors import NearestNeighbors
 
 from medvit.errors import EvaluationError
-from medvit.metric.ood import fit, fpr_at_95
+from medvit.metric import ood
+from medvit.metric.ood import METHODS, Seen, cloud, fit, fpr_at_95, statistics
 from medvit.metric.ranking import auroc
 
 RANDOM = np.random.default_rng(0)
 MIX = RANDOM.normal(size=(6, 6))
-TRAIN, VALIDATION, TEST = (RANDOM.normal(size=(n, 6)) @ MIX + 3 for n in (400, 300, 300))
+PLAIN = RANDOM.normal(size=(4, 4))
 
 
-def test_both_distances_agree_with_their_definitions():
-    found = fit(TRAIN, VALIDATION, k=20).scores(TEST)
-    near = NearestNeighbors(n_neighbors=20, metric="cosine").fit(TRAIN).kneighbors(TEST)[0][:, -1]
-    np.testing.assert_allclose(found["knn"], near, atol=1e-12)
-    spread = np.cov(TRAIN, rowvar=False)
-    spread += np.eye(6) * 1e-3 * np.trace(spread) / 6
-    apart = TEST - TRAIN.mean(axis=0)
-    expected = np.sqrt(np.einsum("nw,wv,nv->n", apart, np.linalg.inv(spread), apart))
-    np.testing.assert_allclose(found["mahalanobis"], expected, rtol=1e-10)
+def some(n: int) -> Seen:
+    return Seen(RANDOM.normal(size=(n, 4)) @ PLAIN - 2, RANDOM.normal(size=(n, 6)) @ MIX + 3)
 
 
-@pytest.mark.parametrize("method", ["knn", "mahalanobis"])
-def test_one_validation_image_in_a_hundred_lies_outside(method):
+TRAIN, VALIDATION, TEST = some(400), some(300), some(300)
+
+
+def films(count: int, seed: int) -> np.ndarray:
+    """Bright middle, dark borders, grain: all of one kind."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[-1:1:64j, -1:1:64j]
+    shape = np.exp(-2 * (rows**2 + random.uniform(0.6, 1.6, (count, 1, 1)) * columns**2))
+    grain = np.stack([gaussian_filter(random.normal(size=(64, 64)), 1.2) for _ in range(count)])
+    return np.clip(200 * shape + 12 * grain, 0, 255).astype(np.uint8)
+
+
+def test_distances_agree_with_their_definitions():
+    found = fit(TRAIN, VALIDATION, k=20)
+    near = NearestNeighbors(n_neighbors=20, metric="cosine").fit(TRAIN.vector).kneighbors(TEST.vector)[0][:, -1]
+    middle, limit = found.scales["knn"]
+    np.testing.assert_allclose(found.scores(TEST)["knn"] * (limit - middle) + middle, near, atol=1e-12)
+    spread, weight = np.diag(TRAIN.vector.std(axis=0)), 0.1
+    correlation = (1 - weight) * np.corrcoef(TRAIN.vector, rowvar=False) + weight * np.eye(6)
+    apart = TEST.vector - TRAIN.vector.mean(axis=0)
+    expected = np.einsum("nw,wv,nv->n", apart, np.linalg.inv(spread @ correlation @ spread), apart)
+    np.testing.assert_allclose(cloud(TRAIN.vector).distance(TEST.vector) ** 2, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_validation_image_in_a_hundred_lies_beyond_the_limit(method):
     envelope = fit(TRAIN, VALIDATION)
-    assert envelope.outside(VALIDATION, method).mean() == pytest.approx(0.01, abs=0.004)
-    far = TEST - 60 * MIX[0]
-    assert envelope.outside(far, method).all()
+    assert (envelope.scores(VALIDATION)[method] > 1).mean() == pytest.approx(0.01, abs=0.004)
+    far = Seen(TEST.statistics + 60 * PLAIN[0], TEST.vector - 60 * MIX[0])
     inside, outside = (envelope.scores(rows)[method] for rows in (TEST, far))
+    assert (outside > 1).all()
     assert fpr_at_95(inside, outside) == 0
     assert auroc(np.r_[np.zeros(300), np.ones(300)], np.r_[inside, outside]) > 0.99
+
+
+@pytest.mark.parametrize("change", ["statistics", "vector"])
+def test_together_sees_what_only_one_distance_sees(change):
+    moved = TEST._replace(**{change: getattr(TEST, change) + 40})
+    assert (fit(TRAIN, VALIDATION).scores(moved)["together"] > 1).all()
+
+
+def test_statistics_tell_a_negative_and_noise_from_films_of_one_kind():
+    train, validation, proper = (films(n, seed) for n, seed in ((300, 1), (200, 2), (200, 3)))
+    noise = np.random.default_rng(4).integers(0, 256, proper.shape).astype(np.uint8)
+    trained = cloud(statistics(train))
+    own = ood.scale(trained.distance(statistics(validation)))
+    inside, *foreign = (own(trained.distance(statistics(each))) for each in (proper, 255 - proper, noise))
+    assert (inside > 1).mean() < 0.04
+    assert all(fpr_at_95(inside, scores) == 0 for scores in foreign)
+
+
+def test_statistics_do_not_depend_on_the_depth_of_the_integers_or_on_the_neighbours():
+    eight = films(600, 5)
+    deep = eight.astype(np.uint16) * 257
+    np.testing.assert_allclose(statistics(deep), statistics(eight), atol=1e-5)
+    np.testing.assert_allclose(statistics(eight)[555], statistics(eight[555:556])[0], atol=1e-10)
+
+
+def test_the_part_without_network_survives_json():
+    envelope = fit(TRAIN, VALIDATION)
+    text = json.dumps(ood.pixels_to_json(envelope.pixels, envelope.scales["pixels"]))
+    pixels, own = ood.pixels_from_json(json.loads(text))
+    scores = own(pixels.distance(TEST.statistics))
+    np.testing.assert_array_equal(scores, envelope.scores(TEST)["pixels"])
 
 
 def test_the_same_distribution_is_accepted_95_times_in_a_hundred():
     assert fpr_at_95(np.arange(1000), np.arange(1000)) == pytest.approx(0.95, abs=0.002)
 
 
-def test_a_direction_that_never_varied_is_far_but_finite():
-    flat = np.hstack([TRAIN, np.zeros((400, 1))])
-    found = fit(flat, flat[:10]).scores(np.hstack([TEST, np.ones((300, 1))]))["mahalanobis"]
+def test_a_feature_that_never_varied_is_far_but_finite():
+    flat = np.hstack([TRAIN.vector, np.zeros((400, 1))])
+    found = cloud(flat).distance(np.hstack([TEST.vector, np.ones((300, 1))]))
     assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize(
-    ("train", "validation"), [(TRAIN[:50], VALIDATION), (TRAIN, VALIDATION[:0]), (TRAIN, VALIDATION[:, :5])]
+    ("train", "validation"),
+    [
+        (Seen(*(part[:50] for part in TRAIN)), VALIDATION),
+        (TRAIN, Seen(*(part[:0] for part in VALIDATION))),
+        (TRAIN, VALIDATION._replace(vector=VALIDATION.vector[:, :5])),
+        (TRAIN._replace(statistics=TRAIN.statistics * np.nan), VALIDATION),
+    ],
 )
-def test_too_few_or_other_embeddings_are_refused(train, validation):
+def test_too_few_or_other_features_are_refused(train, validation):
     with pytest.raises(EvaluationError):
         fit(train, validation)

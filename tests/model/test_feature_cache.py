@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from medvit.errors import CacheError
+from medvit.errors import CacheError, ConfigError
 from medvit.model.design import Design, Regime
 from medvit.model.feature_cache import FeatureCache, weights_digest
+from medvit.model.pool import ClsPool, MeanPool
 from medvit.model.vit import ViT
 
 UIDS = [f"{k:032x}" for k in range(7)]
@@ -42,24 +43,23 @@ def test_cached_tokens_are_the_backbones_own_in_the_order_asked(tmp_path, prefix
     found = FeatureCache(tmp_path).get(net, "p", UIDS, Loader())
     assert net.training  # put back
     expected = net.eval()(images())  # without drop path and dropped patches
-    tokens = found.tokens(slice(None))
+    tokens = found.tokens(torch.from_numpy(np.array(found.values)))
     assert tokens.grid == (2, 2)
     torch.testing.assert_close(tokens.prefix, expected.prefix, atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(tokens.patches, expected.patches, atol=2e-3, rtol=1e-3)
-    mean = expected.patches.mean(1)
-    first = expected.prefix[:, 0] if prefix else mean
-    np.testing.assert_allclose(found.vectors(), torch.cat([first, mean], 1).detach().numpy(), atol=2e-3)
 
 
-def test_pooled_features_are_exact_and_refuse_to_be_tokens(tmp_path):
-    net = vit()
-    found = FeatureCache(tmp_path).get(net, "p", UIDS, Loader(), keep="pooled")
-    expected = net.eval()(images())
-    np.testing.assert_allclose(
-        found.vectors(), torch.cat([expected.prefix[:, 0], expected.patches.mean(1)], 1).detach().numpy(), atol=1e-6
-    )
-    with pytest.raises(CacheError, match="keep='tokens'"):
-        found.tokens(slice(None))
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_a_summary_is_exact_for_the_pools_that_need_no_more(tmp_path, prefix):
+    net = vit(prefix)
+    found = FeatureCache(tmp_path).get(net, "p", UIDS, Loader(), keep="summary")
+    tokens, expected = found.tokens(torch.from_numpy(np.array(found.values))), net.eval()(images())
+    torch.testing.assert_close(MeanPool()(tokens), MeanPool()(expected), atol=1e-6, rtol=1e-5)
+    if prefix:
+        torch.testing.assert_close(ClsPool()(tokens), ClsPool()(expected), atol=1e-6, rtol=1e-5)
+    else:
+        with pytest.raises(ConfigError, match="needs a class token"):
+            ClsPool()(tokens)
 
 
 def test_the_second_time_no_image_is_read(tmp_path):
@@ -78,7 +78,7 @@ def test_other_weights_preprocessing_or_images_are_another_cache(tmp_path):
     cache.get(changed, "p", UIDS, loader)
     cache.get(vit(), "q", UIDS, loader)
     cache.get(vit(), "p", UIDS[:3], Loader((0, 2, 1)))
-    cache.get(vit(), "p", UIDS, loader, keep="pooled")
+    cache.get(vit(), "p", UIDS, loader, keep="summary")
     assert loader.reads == 4
     assert len(list(tmp_path.glob("*.npy"))) == 5
 
@@ -117,7 +117,7 @@ def test_a_pass_that_breaks_off_leaves_nothing_and_the_next_one_is_whole(tmp_pat
 
 
 def test_a_cache_beyond_the_limit_is_refused_before_it_is_written(tmp_path):
-    with pytest.raises(CacheError, match=r"limit is 1e-07 GiB; keep='pooled'"):
+    with pytest.raises(CacheError, match=r"limit is 1e-07 GiB"):
         FeatureCache(tmp_path, limit_gib=1e-7).get(vit(), "p", UIDS, Loader())
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medvit.model import linear
-from medvit.model.linear import Linear
+from medvit.model.linear import Linear, activate, at_rest, embed_patches
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -54,3 +54,47 @@ def test_autocast_gives_bf16_with_and_without_gradients() -> None:
             inferred = layer(image)
     assert trained.dtype == inferred.dtype == torch.bfloat16
     torch.testing.assert_close(trained, inferred)
+
+
+@pytest.mark.parametrize("act", ["none", "gelu", "gelu_tanh", "relu", "silu", "quick_gelu"])
+def test_an_activation_inside_the_product_is_the_one_behind_it(act: str) -> None:
+    layer, image = Linear(24, 40), torch.randn(3, 5, 24)
+    expected = activate(nn.functional.linear(image, layer.weight, layer.bias), act)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(image, act), expected, rtol=1e-5, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(layer(image, act).float(), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_weights_at_rest_give_the_same_numbers_and_are_forgotten_afterwards() -> None:
+    layer, image = Linear(24, 40), torch.randn(3, 24)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain = layer(image)
+        with at_rest(nn.Sequential(layer)):
+            assert torch.equal(layer(image), plain)
+            assert torch.equal(layer(image.repeat(9, 1)), plain.repeat(9, 1))
+        layer.weight.mul_(2)
+        with at_rest(layer):
+            moved = layer(image)
+    torch.testing.assert_close(moved - layer.bias.bfloat16(), 2 * (plain - layer.bias.bfloat16()), rtol=5e-2, atol=5e-2)
+    assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+def test_weights_at_rest_still_train_in_full() -> None:
+    layer = Linear(8, 8)
+    with at_rest(layer), torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(3, 8)).float().sum().backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(3, 8, (4, 2), (4, 2)), nn.Conv3d(1, 8, (2, 4, 2), (2, 4, 2), bias=False)])
+def test_patches_as_one_product_are_those_of_the_convolution(conv: nn.Module) -> None:
+    image = torch.randn(2, conv.in_channels, *(3 * side for side in conv.kernel_size))
+    expected = conv(image).flatten(2).transpose(1, 2)
+    assert torch.equal(embed_patches(conv, image), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = embed_patches(conv, image)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
+    found.float().square().sum().backward()
+    assert conv.weight.grad is not None

@@ -1,20 +1,13 @@
-"""Probes on cached features: what they learn, what they leave alone, and what they refuse."""
+"""Logistic regression along a path: what it chooses, what it leaves alone, and what it refuses."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from medvit.errors import DataError
 from medvit.metric.ranking import auroc
-from medvit.model.design import Design
-from medvit.model.feature_cache import FeatureCache
-from medvit.model.network import Network
-from medvit.model.pool import AttentionPool
-from medvit.model.vit import ViT
-from medvit.optim.probe import HeadPlan, fit_head, fit_path, nested
-from medvit.task.binary import Binary
+from medvit.optim.probe import fit_path, nested
 
 
 def data(n: int = 80, features: int = 30, seed: int = 0):
@@ -25,35 +18,6 @@ def data(n: int = 80, features: int = 30, seed: int = 0):
     x[:, 0] += y * 2 * x[:, 0].std()
     x[:, 1] -= y * 2 * x[:, 1].std()
     return x, y.astype(float)[:, None], np.repeat(np.arange(n // 2), 2)
-
-
-def test_a_head_on_cached_tokens_learns_and_leaves_the_backbone_alone(tmp_path):
-    torch.manual_seed(0)
-    net = Network(ViT([16, 16], [8, 8], 1, 24, 2, 2, Design()), AttentionPool(4), 1)
-    y = torch.arange(40).float()[:, None] % 2
-    image = torch.randn(40, 1, 16, 16) + y[:, :, None, None] * torch.linspace(-1, 1, 16)
-    uids = [f"{k:032x}" for k in range(40)]
-    before = {name: value.clone() for name, value in net.backbone.state_dict().items()}
-    features = FeatureCache(tmp_path).get(net.backbone, "p", uids, [(tuple(uids), image)])
-    means = fit_head(net, features, y, torch.ones(40, 1), Binary("x").loss, HeadPlan(epochs=30, lr=1e-2, batch_size=16))
-    assert len(means) == 30
-    assert means[-1] < 0.3 < means[0]
-    assert all(torch.equal(before[name], value) for name, value in net.backbone.state_dict().items())
-    assert auroc(y[:, 0], net.eval()(image)[:, 0].detach()) > 0.95
-
-
-def test_the_same_seed_gives_the_same_head(tmp_path):
-    heads = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        net = Network(ViT([16, 16], [8, 8], 1, 24, 2, 2, Design()), AttentionPool(4), 1)
-        uids = [f"{k:032x}" for k in range(8)]
-        features = FeatureCache(tmp_path).get(net.backbone, "p", uids, [(tuple(uids), torch.randn(8, 1, 16, 16))])
-        fit_head(
-            net, features, torch.eye(8)[:, :1], torch.ones(8, 1), Binary("x").loss, HeadPlan(epochs=3, batch_size=4)
-        )
-        heads.append(net.head.weight.detach().clone())
-    assert torch.equal(*heads)
 
 
 def test_the_path_equals_scikit_learns_own_regression_at_the_chosen_strength():

@@ -178,14 +178,14 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch):
 
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), random_samples((20, 30), 256, np.uint8))
-    real, failures = Path.read_bytes, [OSError(5, "EIO"), OSError(116, "ESTALE")]
+    real, failures = Path.open, [OSError(5, "EIO"), OSError(116, "ESTALE")]
 
-    def flaky(self):
+    def flaky(self, *how):
         if failures:
             raise failures.pop()
-        return real(self)
+        return real(self, *how)
 
-    monkeypatch.setattr(Path, "read_bytes", flaky)
+    monkeypatch.setattr(Path, "open", flaky)
     assert FilmPreprocess(size=(8, 8)).integers(path).shape == (1, 8, 8)
     assert not failures
 
@@ -195,3 +195,12 @@ def test_an_unknown_kind_or_field_is_a_config_error():
         preprocess.from_json({"kind": "movie"})
     with pytest.raises(ConfigError, match="colour"):
         preprocess.from_json({"kind": "film", "colour": 3})
+
+
+@pytest.mark.parametrize(("word", "asked"), [("size", (40, 30)), ("double", (80, 60))])
+def test_reduced_decoding_can_be_asked_for_by_a_word(word, asked):
+    pre = preprocess.from_json(FilmPreprocess(size=(40, 30), voi={"reduce_to": word}).to_json())
+    assert pre.policy.reduce_to == asked
+    assert pre.digest != FilmPreprocess(size=(40, 30)).digest
+    with pytest.raises(ConfigError, match="expected size, double"):
+        FilmPreprocess(voi={"reduce_to": "half"})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvit.preprocess.resize import resize, resize_exact
+from medvit.preprocess.resize import resize, resize_exact, resize_volume
 
 
 def area_mean(image, size):
@@ -35,6 +36,13 @@ def test_shrinking_takes_the_mean_over_the_area(rows, columns, height, width, dt
         assert np.abs(resize(image, (height, width)) - expected).max() <= 0.51
 
 
+@given(rows=st.integers(130, 200), height=st.integers(33, 65))
+@settings(max_examples=20, deadline=None)
+def test_many_bands_are_summed_as_few_are(rows, height):
+    image = np.random.default_rng(rows).integers(0, 65536, (rows, 12)).astype(np.uint16)
+    assert np.allclose(resize_exact(image, (height, 5)), area_mean(image, (height, 5)), rtol=1e-5)
+
+
 def test_growing_is_linear_between_pixel_centres():
     ramp = np.tile(np.arange(8, dtype=np.float32), (4, 1))
     grown = resize(ramp, (4, 16))
@@ -44,3 +52,13 @@ def test_growing_is_linear_between_pixel_centres():
 def test_one_axis_may_shrink_while_the_other_grows():
     image = np.random.default_rng(0).random((40, 6)).astype(np.float32)
     assert np.allclose(resize(image, (8, 12)), resize(area_mean(image, (8, 6)).astype(np.float32), (8, 12)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(17, (23, 40, 40)), (40, (11, 31, 70)), (9, (9, 20, 61)), (5, (50, 90, 33))]
+)
+def test_a_part_of_a_resized_volume_equals_the_part_of_the_whole_bit_for_bit(count, size):
+    values = np.random.default_rng(count).normal(0, 1000, (count, 50, 47)).astype(np.float32)
+    whole = resize_volume(values, size)
+    for part in (np.s_[3:7, 2:19, 5:30], np.s_[0:1, :, 4:5], np.s_[size[0] - 2 : size[0], 1:, :], np.s_[:, :, :]):
+        np.testing.assert_array_equal(resize_volume(values, size, part), whole[part])

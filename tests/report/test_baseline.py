@@ -56,3 +56,9 @@ def test_a_finding_with_one_outcome_has_no_baseline_and_rows_must_match(make_tab
         shortcut_baselines(Known(train["uid"].tolist()[1:], None, train), known(test, 1), ("pneumonia",))
     with pytest.raises(EvaluationError, match="one split only"):
         shortcut_baselines(Known(train["uid"].tolist(), None, train), known(test, 1), ("pneumonia",))
+
+
+def test_images_smaller_than_the_usual_side_are_taken_as_they_are(make_table):
+    train, test = (known(make_table(split), seed) for split, seed in (("train", 0), ("test", 1)))
+    small = [Known(side.uid, side.images[:, ::2, ::2][:, :28, :28], side.table) for side in (train, test)]
+    assert "pixel ridge, 28×28" in shortcut_baselines(*small, ("pneumonia",))

@@ -14,11 +14,12 @@ from medvit.metric.calibration import sigmoid
 from medvit.metric.operating_point import RuleSpec
 from medvit.metric.ranking import auroc
 from medvit.report.checklist import FROM_PROVENANCE
-from medvit.report.evaluation import Extras, Section, cell
+from medvit.report.evaluation import Extras, Section
 from medvit.report.keep import load
 from medvit.report.protocol import evaluate_predictions, freeze_thresholds, sides
 from medvit.report.spec import Aggregation, Detail, Resampling, from_json
 from medvit.report.table import Table
+from medvit.report.wording import cell
 
 NAMES = ("pneumonia", "effusion", "rare")
 
@@ -26,13 +27,20 @@ NAMES = ("pneumonia", "effusion", "rare")
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.values, self.addresses, self.tags = [], [], []
+        self.values, self.addresses, self.tags, self.words = [], [], [], []
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
         self.tags.append(tag)
         self.values += [given["data-value"]] if "data-value" in given else []
         self.addresses += [given[key] for key in ("src", "href") if key in given]
+
+    def handle_data(self, data):
+        self.words += [data] if self.tags[-1:] != ["style"] else []
+
+
+def decimals(text):
+    return set(re.findall(r"[−-]?\d+\.\d+(?:e[−-]\d+)?", text.replace(",", " ")))
 
 
 def numbers(node):
@@ -74,6 +82,15 @@ def test_every_number_of_the_page_stands_in_the_json(full):
     known = numbers(json.loads((out / "report.json").read_text()))
     assert len(page.values) > 200
     assert {float(value) for value in page.values} <= known
+
+
+def test_every_decimal_a_reader_sees_is_a_number_or_a_word_of_the_json(full):
+    page, text = Page(), (full[1] / "report.json").read_text()
+    page.feed((full[1] / "report.html").read_text())
+    seen = decimals(" ".join(page.words))
+    known = {cell(number) for number in numbers(json.loads(text))} | decimals(text)
+    assert len(seen) > 150
+    assert seen - known == set()
 
 
 def test_the_page_needs_nothing_from_outside(full):
@@ -220,8 +237,11 @@ def test_an_external_site_keeps_the_thresholds_and_shows_its_shift(tmp_path, mak
         split="site_b",
     )
     shift = {(row["what"], row["value"]): row for row in report.tables["shift"].rows}
-    assert shift["manufacturer", "Cirrus"]["change"] == 1.0
-    assert shift["age_years", "mean"]["standardised"] > 0.5
+    assert shift["manufacturer", "Cirrus"]["change"].value == 1.0
+    assert shift["age_years", "mean"]["standardised"].low > 0.5
+    spread = {row["what"]: row for row in report.tables["shift_whole"].rows}
+    assert spread["age_years"]["holm"] < 0.05 < spread["sex"]["p"]
+    assert spread["manufacturer"]["psi"].low > 0.25
     assert report.content["thresholds"] == frozen.hash
     external = [row for row in report.tables["checklist"].rows if row["what"].startswith("Testing on external")]
     assert external[0]["text"] == "Site B, 2024."

@@ -134,3 +134,14 @@ def test_a_file_that_is_no_predictions_file_is_refused(tmp_path):
     (tmp_path / "text.parquet").write_text("not parquet")
     with pytest.raises(EvaluationError, match="cannot be read"):
         sides(tmp_path / "text.parquet")
+
+
+def test_a_column_that_only_one_side_has_is_reported_alike_from_the_file(tmp_path, make_table, make_spec):
+    val, test = make_table("val").assign(**{"table.site": "north"}), make_table("test").drop(columns="sex")
+    first = evaluate_predictions(val, test, make_spec(), tmp_path / "a")
+    file = tmp_path / "a" / "predictions.parquet"
+    again = evaluate_predictions(*sides(file), make_spec(), tmp_path / "b", frozen=tmp_path / "a" / "thresholds.json")
+    assert again.content == first.content
+    shift = {(row["what"], row["value"]): row["test"] for row in first.tables["shift"].rows}
+    assert shift["table.site", "unknown"] == shift["sex", "unknown"] == 1.0
+    assert not {row["column"] for row in first.tables["subgroups"].rows} & {"sex", "table.site"}

@@ -1,0 +1,70 @@
+"""The sentences a reader must see first: what to beware of, who was tested, and each main number with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medvit.data.audit import leaks_allowed
+from medvit.report import cohort
+from medvit.report.predictions import Sample
+from medvit.report.table import Table
+from medvit.report.wording import cell
+
+_FEW = 3  # findings up to which the headline names each
+
+
+def headline(test: Sample, tables: Mapping[str, Table], split: str = "test") -> list[str]:
+    """Return the sentences a reader must see first, each number with its interval."""
+    counts, few = cohort.counted(test), len(test.spec.names) <= _FEW
+    begin = "Measured on the validation split itself, where thresholds and scaling were chosen: too good."
+    lines = [begin] * (split == "val") + [
+        f"Tested on {counts['images']} images of {counts['patients']} patients ({counts['units']} units of analysis)."
+    ]
+    areas = [row for row in tables["findings"].rows if math.isfinite(row["auroc"].value)]
+    if not few:
+        ranked = sorted(areas[:-1], key=lambda row: row["auroc"].value)
+        areas = [areas[-1], ranked[-1], ranked[0]]  # macro, best, worst
+    lines += [f"AUROC, {row['finding']}: {cell(row['auroc'])}." for row in areas]
+    lines += [
+        f"{row['finding']} at the frozen threshold {row['threshold']:.3f} ({row['rule']}): sensitivity "
+        f"{cell(row['sensitivity'])}, specificity {cell(row['specificity'])}."
+        for row in tables["operating_points"].rows
+        if few and "sensitivity" in row
+    ]
+    lines += [f"{row['finding']}: mean absolute error {cell(row['mae'])}." for row in tables["measurements"].rows]
+    lines += [f"Quadratic-weighted kappa {cell(row['kappa'])}." for row in tables["grades"].rows]
+    lines += [
+        f"Accuracy of the most probable class{_of(row)}: {cell(row['accuracy'])}." for row in tables["classes"].rows
+    ]
+    return lines + _against_baselines([row for row in tables["baselines"].rows if "gain" in row], test, few)
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    """Return whose accuracy it is, with the paired difference where it is a baseline's."""
+    if "gain" not in row:
+        return ""
+    return f" by “{row['who']}” (the model's minus it {cell(row['gain'])}, {row['verdict']})"
+
+
+def _against_baselines(rows: Sequence[Mapping[str, Any]], test: Sample, few: bool) -> list[str]:
+    if not rows and test.spec.kind != "regression":
+        return ["No shortcut baseline was given: whether the model beats plain pixels or metadata is not shown."]
+    if few:
+        return [
+            f"{row['finding']}, AUROC minus that of “{row['baseline']}”: {cell(row['gain'])}, {row['verdict']}."
+            for row in rows
+        ]
+    lines = []
+    for name in dict.fromkeys(row["baseline"] for row in rows):
+        verdicts = [row["verdict"] for row in rows if row["baseline"] == name]
+        better, worse = verdicts.count("better"), verdicts.count("worse")
+        lines.append(f"Against “{name}”: better on {better} of {len(verdicts)} findings, worse on {worse}.")
+    return lines
+
+
+def leaks(audited: Table, provenance: Mapping[str, Any]) -> list[str]:
+    """Return the sentence that comes before every number where leaks were allowed by a setting of the training."""
+    shared = cohort.shared_words(audited.rows)
+    return [f"{leaks_allowed(provenance)}. The test set shares {shared}: every number flatters."] * bool(shared)

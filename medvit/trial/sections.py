@@ -1,0 +1,60 @@
+"""Parts of the report that need the network: robustness, images unlike training, maps and how far to believe them.
+
+They are made after the thresholds are frozen and the test side is open. What is measured on validation (which method
+explains, where the limits of the distances lie) is not touched by the test side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medvit.data import perturb
+from medvit.engine.predict import table
+from medvit.metric.bootstrap import interval
+from medvit.metric.ranking import Ranking
+from medvit.report.evaluation import Section
+from medvit.report.frozen import Frozen
+from medvit.report.predictions import Sample, findings_of, prepare
+from medvit.report.table import Row, Table
+from medvit.trial.bench import Bench
+from medvit.trial.maps import explained
+from medvit.trial.ood import unlike
+
+
+def sections(bench: Bench, asked: Mapping[str, Any], sample: Sample, frozen: Frozen) -> tuple[Section, ...]:
+    """Return the sections that `asked` (conf/evaluate.yaml: sections) turns on."""
+    bench.trained.network.to(bench.device).eval()
+    made: list[Section] = []
+    if asked["robustness"]:
+        made.append(robustness(bench, sample, frozen))
+    if asked["ood"]:
+        made.append(unlike(bench))
+    if asked["explain"]:
+        made += explained(bench, list(asked["methods"]), int(asked["images"]), asked.get("permuted"))
+    return tuple(made)
+
+
+def robustness(bench: Bench, sample: Sample, frozen: Frozen) -> Section:
+    """Measure how the AUROC changes under fixed disturbances of the test images, paired over the same patients."""
+    rows: list[Row] = []
+    whole = {f.name: (f, Ranking(f.target, f.margin)) for f in findings_of(sample, frozen.calibration) if f.both}
+    drawn = {name: sample.draws.apply(ranking.auroc, f.rows)[:, 0] for name, (f, ranking) in whole.items()}
+    boot = sample.spec.bootstrap
+    for way in perturb.every() if whole else ():
+        found = bench.pass_over(bench.trained.network, bench.test, way)
+        moved = prepare(table(found, bench.trained.task, bench.test.frame, bench.split), sample.spec, bench.split)
+        for name, (before, ranking) in whole.items():
+            after = Ranking(before.target, moved.finding(name, frozen.calibration).margin)
+            change = sample.draws.apply(after.auroc, before.rows)[:, 0] - drawn[name]
+            value = float(after.auroc()[0] - ranking.auroc()[0])
+            severity, moved_by = (
+                f"{way.severity:g} {perturb.UNITS[way.kind]}",
+                interval(value, change, level=boot.level),
+            )
+            rows.append({"finding": name, "kind": way.kind, "severity": severity, "auroc": float(after.auroc()[0]),
+                         "change": moved_by})  # fmt: skip
+    columns = {"finding": "Finding", "kind": "Disturbance", "severity": "Severity", "auroc": "AUROC",
+               "change": "Change of AUROC"}  # fmt: skip
+    note = "Fixed severities on the model's input; percentile intervals of the paired change, patients resampled."
+    return Section("Robustness", (Table("robustness", "Disturbed test images", columns, rows, note),))

@@ -1,0 +1,43 @@
+"""Where a network's first weights came from goes with the run: into its folder, and in words a tracker may hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from medvit.engine.checkpoint import BEST, load_run
+from medvit.release import _weights_tags
+from medvit.tracking.declared import check_tags
+
+
+def test_the_checkpoint_a_run_began_with_is_told_in_its_folder(fitted):
+    scratch, numbers, first = fitted("trainer.epochs=1", name="first")
+    assert {"train/loss", "train/lr", "val/loss"} <= numbers[0].keys()  # of this epoch, not of the one before
+    assert scratch.weights == load_run(first).weights == {}
+    found, _, folder = fitted("trainer.epochs=1", f"model.weights={first}", name="second")
+    told = json.loads((folder / "weights.json").read_text())
+    assert told == found.weights == load_run(folder).weights
+    assert told["sha256"] == hashlib.sha256((first / BEST).read_bytes()).hexdigest()
+    assert str(first) not in json.dumps(told)
+    assert told["report"].count("matched") == 1
+
+
+def test_tags_hold_the_id_licence_and_citation_of_every_kind_of_checkpoint():
+    from medvit.model import families
+
+    for family in families.table().families.values():
+        given = {
+            "weights": "microsoft/rad-dino",
+            "revision": "a" * 40,
+            "sha256": "b" * 64,
+            "report": "x",
+            "family": family.name,
+            "licence": family.licence,
+            "citation": family.citation,
+        }
+        tags = _weights_tags(given)
+        check_tags(tags)
+        assert tags["medvit.weights.id"] == "microsoft--rad-dino"
+        assert tags["medvit.weights.family"]
+        assert {"medvit.weights.licence", "medvit.weights.sha256", "medvit.weights.revision"} <= tags.keys()
+    assert "medvit.weights.revision" not in _weights_tags({**given, "revision": ""})
