@@ -98,7 +98,7 @@ class FineTuner(pl.LightningModule):
         return loss
 
     def epoch_numbers(self) -> dict[str, float]:
-        """Return the epoch's mean loss over all units and devices and the highest learning rate; begin to count anew."""
+        """Return the mean loss of all units of the epoch and the highest learning rate; begin to count anew."""
         if not self._losses:
             return {}
         losses, units = torch.stack(self._losses), torch.tensor(self._units, dtype=torch.float32)
