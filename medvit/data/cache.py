@@ -21,9 +21,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medvit.data.journal import Record
+from medvit.dicom.storage import load
 from medvit.errors import CacheError, MedvitError
 from medvit.preprocess import FilmPreprocess, Placement, Prepared, VolumePreprocess
-from medvit.preprocess.definition import as_bytes
 
 Preprocess = FilmPreprocess | VolumePreprocess
 
@@ -140,7 +140,7 @@ class Cache:
         for index in chosen:
             row = self.rows.loc[index]
             try:
-                data = [as_bytes(self.root / name) for name in row["files"]]
+                data = [load(self.root / name).view for name in row["files"]]
                 fresh = prepare_bytes(data, row["volume_key"], self.preprocess).pixels
             except MedvitError as error:
                 raise CacheError(f"E-CHANGED row {row['uid']} was cached but reads no more: {error}") from error
@@ -165,7 +165,7 @@ class naming:  # noqa: N801 - used as a statement
             error.add_note(f"while reading row {self.uid}")
 
 
-def prepare_bytes(data: list[bytes], volume_key: str, preprocess: Preprocess) -> Prepared:
+def prepare_bytes(data: Sequence[bytes | memoryview], volume_key: str, preprocess: Preprocess) -> Prepared:
     """Prepare the content of one row's files; raises DicomRefusal."""
     if isinstance(preprocess, VolumePreprocess):
         return preprocess.prepare(data, volume_key)

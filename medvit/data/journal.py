@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class Record:
 
     def line(self) -> bytes:
         """Return the journal line: CRC-32 of the JSON text, a space, the JSON text."""
-        text = json.dumps(asdict(self), separators=(",", ":")).encode()
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        text = json.dumps(values, separators=(",", ":")).encode()
         return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
@@ -53,9 +54,9 @@ def read(path: Path) -> tuple[list[Record], int]:
     return records, length
 
 
-def _record(fields: dict[str, Any]) -> Record:
-    tuples = {name: tuple(fields[name]) for name in ("position_mm", "warnings")}
-    return Record(**{**fields, **tuples, "stats": tuple(tuple(stat) for stat in fields["stats"])})
+def _record(values: dict[str, Any]) -> Record:
+    tuples = {name: tuple(values[name]) for name in ("position_mm", "warnings")}
+    return Record(**{**values, **tuples, "stats": tuple(tuple(stat) for stat in values["stats"])})
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

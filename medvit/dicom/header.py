@@ -6,21 +6,18 @@ never decoded, logged or compared, and a broken element that nobody needs stops 
 
 from __future__ import annotations
 
-import os
-import stat
-import time
 from pathlib import Path
 from typing import Any, Final, cast
 
-import numpy as np
 import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
-from medvit.dicom import tags
+from medvit.dicom import storage, tags
 from medvit.dicom.elements import PIXELS, Element, Encoding, NeedMoreBytes, Walker
 from medvit.dicom.limits import LIMITS, Limits, check_file_size, inflate
+from medvit.dicom.storage import Source
 from medvit.errors import DicomRefusal
 
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
@@ -29,7 +26,6 @@ IMPLICIT: Final = "1.2.840.10008.1.2"
 BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 DIRECTORY: Final = "1.2.840.10008.1.3.10"
 _HEAD_BYTES = 1 << 16
-_TRIES = 3
 _META = Encoding(implicit=False, little=True)
 _KINDS = (
     (b"\xff\xd8", "FF D8 (JPEG)"),
@@ -56,7 +52,7 @@ _NO_IMAGE_MODALITIES = frozenset(
 
 
 def read_dataset(
-    source: Path | bytes, *, pixels: bool, force: bool = False, limits: Limits = LIMITS
+    source: Source, *, pixels: bool, force: bool = False, limits: Limits = LIMITS
 ) -> pydicom.Dataset:
     """Read one DICOM object; with `pixels=False` only the head of the file is read.
 
@@ -75,47 +71,18 @@ def read_dataset(
             head = None if head is None or head > 1 << 22 else head * 16
 
 
-def read_header(source: Path | bytes, *, force: bool = False, limits: Limits = LIMITS) -> pydicom.Dataset:
+def read_header(source: Source, *, force: bool = False, limits: Limits = LIMITS) -> pydicom.Dataset:
     """Read the header of one object, without its pixels; as `read_dataset(pixels=False)`."""
     return read_dataset(source, pixels=False, force=force, limits=limits)
 
 
-def _load(source: Path | bytes, head: int | None, limits: Limits) -> tuple[memoryview, bool]:
-    """Return the bytes (all, or the first `head`) and whether they are all; three tries when the storage stutters."""
+def _load(source: Source, head: int | None, limits: Limits) -> tuple[memoryview, bool]:
+    """Return the bytes (all, or the first `head`) and whether they are all."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         check_file_size(len(source), limits)
         return memoryview(source), True
-    for attempt in range(_TRIES):
-        try:
-            return _read_file(Path(source), head, limits)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            if attempt == _TRIES - 1 or isinstance(error, (FileNotFoundError, IsADirectoryError)):
-                break
-            time.sleep(0.05 * 4**attempt)
-    raise DicomRefusal("E-IO", f"the file cannot be read: {reason}", allowed=f"{_TRIES} tries", fix="check the storage")
-
-
-def _read_file(path: Path, head: int | None, limits: Limits) -> tuple[memoryview, bool]:
-    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
-        before = os.fstat(file.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            raise DicomRefusal("E-IO", "not a regular file", fix="remove it from the folder")
-        check_file_size(before.st_size, limits)
-        size = before.st_size if head is None else min(head, before.st_size)
-        data = np.empty(size, np.uint8)  # not zeroed, and writable: later steps work in place
-        whole, done = memoryview(cast(Any, data)), 0
-        while done < size and (count := file.readinto(whole[done:])):
-            done += count
-        after = os.fstat(file.fileno())
-    if done != size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise DicomRefusal("E-CHANGED", "the file changed while it was read", fix="wait until the export is complete")
-    return whole, size == before.st_size
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open without waiting for the other end of a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    found = storage.load(Path(source), head, limits)
+    return found.view, len(found.view) == found.stat.st_size
 
 
 def _parse(view: memoryview, whole: bool, pixels: bool, force: bool, limits: Limits) -> pydicom.Dataset:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -28,6 +27,7 @@ from medvit.dicom.limits import check_matrix
 from medvit.dicom.matrix import Matrix, matrix_of
 from medvit.dicom.policy import FilmPolicy
 from medvit.dicom.ramp import ramp
+from medvit.dicom.storage import Source
 from medvit.errors import DicomRefusal
 from medvit.types import Facts, Film
 
@@ -36,10 +36,11 @@ _FILM_MODALITIES = frozenset({"CR", "DX", "RG", "MG", "PX", "IO", "RF", "XA"})
 _NEGATIVE_SHARE = 1e-3
 
 
-def read_film(source: Path | bytes, policy: FilmPolicy | None = None) -> Film:
+def read_film(source: Source, policy: FilmPolicy | None = None) -> Film:
     """Read one 2-D image: `film.samples * film.scale + film.offset` is its display value, 0 black to 1 white.
 
-    `source` is a path or the bytes of one object. `samples` [R C] are integers where the file has integers.
+    `source` is a path or the bytes of one object; memory that may be written to is worked in. `samples` [R C] are
+    integers where the file has integers.
     Raises `DicomRefusal` with the codes of `header.read_dataset` and `decode.stored_frames`, and `E-FRAMES`,
     `E-COLOUR`, `E-ACCEPT`, `E-SIZE`, `E-CONST`, `E-SIGN`, `E-LUT`, `E-ORIENT`, `E-TAG`, `Q-PHI`.
     """

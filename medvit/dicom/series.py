@@ -21,12 +21,12 @@ from medvit.dicom.header import read_dataset
 from medvit.dicom.mosaic import is_mosaic, tiles
 from medvit.dicom.series_policy import SeriesPolicy
 from medvit.dicom.slices import Slice, classic, whole_number
+from medvit.dicom.storage import Source
 from medvit.errors import DicomRefusal
 from medvit.types import Volume
 
 __all__ = ["Plan", "SeriesPolicy", "holds_slices", "plan_series", "read_series", "read_volume"]
 
-Source = Path | bytes
 _DEFAULT = SeriesPolicy()
 _JUNK_NAMES = ("._", "thumbs.db", ".ds_store", "desktop.ini")
 _JUNK_STARTS = (b"\xd0\xcf\x11\xe0", b"\x00\x05\x16\x07")  # Thumbs.db (OLE2), AppleDouble
@@ -157,7 +157,7 @@ def _at(refusal: DicomRefusal, index: int, total: int) -> DicomRefusal:
 
 def _require_equal(sources: Sequence[Source], first: int, second: int) -> None:
     digests = [
-        hashlib.sha256(one if isinstance(one, bytes) else one.read_bytes()).digest()
+        hashlib.sha256(one.read_bytes() if isinstance(one, Path) else one).digest()
         for one in (sources[first], sources[second])
     ]
     if digests[0] != digests[1]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -12,10 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.errors import DicomRefusal
+from medvit.dicom.storage import Source, load
 from medvit.preprocess.placement import Placement
-
-_RETRIES = 3  # a network file system answers EIO or ESTALE for a moment (RE-23)
 
 
 class Prepared(NamedTuple):
@@ -80,21 +77,6 @@ def _sha256(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def as_bytes(source: Path | bytes, most: int = -1) -> bytes:
-    """Return the bytes of a file, or the first `most`; a read that fails is tried three times.
-
-    Raises DicomRefusal E-IO without the path.
-    """
-    if isinstance(source, bytes):
-        return source if most < 0 else source[:most]
-    for attempt in range(1, _RETRIES + 1):
-        try:
-            with Path(source).open("rb") as file:
-                return file.read(most)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError) or attempt == _RETRIES:
-                raise DicomRefusal(
-                    "E-IO", f"{type(error).__name__}: the file cannot be read", fix="check the file and its permissions"
-                ) from None
-            time.sleep(0.05 * attempt)
-    raise AssertionError("unreachable")
+def as_bytes(source: Source, most: int | None = None) -> bytes | memoryview:
+    """Return the bytes of a file or of what was one, or the first `most`; raises what `storage.load` raises."""
+    return load(source, most).view if isinstance(source, Path) else source[:most]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvit.dicom.policy import FilmPolicy
+from medvit.dicom.storage import Source
 from medvit.errors import ConfigError
 from medvit.preprocess.definition import Definition, Prepared, as_bytes
 from medvit.preprocess.image_file import is_picture, read_picture
@@ -78,19 +78,19 @@ class FilmPreprocess(Definition):
         rows, columns = (side * _REDUCED[asked] for side in self.size)
         return FilmPolicy(**{**self.voi, "reduce_to": (rows, columns)})
 
-    def read(self, source: Path | bytes) -> Film:
+    def read(self, source: Source) -> Film:
         """Decode one file (DICOM by the VOI policy, or a picture) to a Film."""
-        if is_picture(as_bytes(source, 8)):
+        if is_picture(as_bytes(source, 132)):
             return read_picture(as_bytes(source))
         from medvit.dicom.read import read_film
 
-        return read_film(source, self.policy)  # reads a path into memory that it may work in
+        return read_film(source, self.policy)
 
     def place(self, film: Film) -> Placement:
         """Say where the stored pixels of the film will lie on the canvas."""
         return self._placed(film, self._box(film))
 
-    def prepare(self, source: Path | bytes | Film) -> Prepared:
+    def prepare(self, source: Source | Film) -> Prepared:
         """Return the integers [1 1 H W] with where they lie; raises DicomRefusal."""
         film = source if isinstance(source, Film) else self.read(source)
         box = self._box(film)
@@ -130,12 +130,12 @@ class FilmPreprocess(Definition):
         np.clip(small, 0, self.levels, out=small)
         return small.astype(np.dtype(self.dtype).type)
 
-    def integers(self, source: Path | bytes | Film) -> NDArray[Any]:
+    def integers(self, source: Source | Film) -> NDArray[Any]:
         """Return what the cache keeps: display values times 255 (uint8) or 65535 (uint16), [1 H W]."""
         pixels: NDArray[Any] = self.prepare(source).pixels[0]
         return pixels
 
-    def __call__(self, source: Path | bytes | Film) -> NDArray[np.float32]:
+    def __call__(self, source: Source | Film) -> NDArray[np.float32]:
         """Return the model's input, float32 [1 H W], (display - mean) / std."""
         return self.normalise(self.integers(source))
 

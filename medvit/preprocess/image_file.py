@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import gzip
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvit.dicom.storage import Source
 from medvit.errors import DicomRefusal
+from medvit.preprocess.definition import as_bytes
 from medvit.types import Facts, Film, Volume
 
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"BM")
 
 
-def is_picture(data: bytes) -> bool:
-    """Say whether the bytes begin like a PNG, JPEG, TIFF or BMP."""
-    return data.startswith(_PICTURES)
+def is_picture(data: bytes | memoryview) -> bool:
+    """Say whether the bytes (132 or more) begin like a PNG, JPEG, TIFF or BMP and are not DICOM with such a preamble."""
+    return bytes(data[:8]).startswith(_PICTURES) and bytes(data[128:132]) != b"DICM"
 
 
-def is_nifti(data: bytes) -> bool:
+def is_nifti(data: bytes | memoryview) -> bool:
     """Say whether the bytes are a NIfTI-1 or NIfTI-2 file, gzip or not (magic at byte 344 or 4)."""
-    head = gzip.decompress(data)[:352] if data.startswith(b"\x1f\x8b") else data[:352]
+    head = bytes(gzip.decompress(data)[:352] if data[:2] == b"\x1f\x8b" else data[:352])
     return head[344:348] in {b"n+1\x00", b"ni1\x00"} or head[4:8] in {b"n+2\x00", b"ni2\x00"}
 
 
-def read_picture(source: Path | bytes) -> Film:
+def read_picture(source: Source) -> Film:
     """Read a PNG, JPEG, TIFF or BMP as a grey film: 8 or 16 bits, 0 black; colour is turned to grey with a warning.
 
     EXIF rotation is ignored (pixels stay as stored). Raises DicomRefusal E-IMAGE, E-CONST.
     """
-    data = source if isinstance(source, bytes) else source.read_bytes()
+    data = as_bytes(source)
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if stored is None:
         raise DicomRefusal(
@@ -63,7 +64,7 @@ def _grey(stored: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
     return np.asarray(grey), ("W-COLOUR a colour image was turned to grey", *dropped)
 
 
-def read_nifti(source: Path | bytes) -> list[Volume]:
+def read_nifti(source: Source) -> list[Volume]:
     """Read a NIfTI file as volumes (slice, row, column) with an LPS affine, one per step of a fourth axis.
 
     Raises DicomRefusal E-IMAGE, and E-GEOM when neither sform nor qform places the image in the patient.
@@ -72,9 +73,9 @@ def read_nifti(source: Path | bytes) -> list[Volume]:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
 
-    data = source if isinstance(source, bytes) else source.read_bytes()
+    data = as_bytes(source)
     try:
-        raw = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+        raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         image = (nibabel.Nifti2Image if raw[4:6] == b"n+" else nibabel.Nifti1Image).from_bytes(raw)
         values = np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, EOFError, ValueError, ImageFileError) as error:

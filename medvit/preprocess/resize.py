@@ -58,9 +58,21 @@ def resize_exact(image: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float
     means = np.empty(size, np.float32)
     for first in range(0, size[0], _BLOCK):
         sums = bands.sums(first, min(first + _BLOCK, size[0]))
-        means[first : first + _BLOCK] = resize(sums, (len(sums), size[1]))
+        means[first : first + _BLOCK] = _narrowed(sums, size[1])
     means *= np.float32(size[0] / rows)
     return means
+
+
+def _narrowed(rows: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    """Return what `resize` makes of `rows`, bit for bit, in half the time: four at a time, as channels of one row.
+
+    OpenCV adds along a row one by one, each sum waiting for the one before; those of four channels do not.
+    """
+    if len(rows) % 4:
+        return resize(rows, (len(rows), columns))
+    merged = cv2.merge(list(rows.reshape(4, -1, rows.shape[1])))
+    small = cv2.resize(merged, (columns, len(merged)), interpolation=cv2.INTER_AREA)
+    return np.asarray(small.transpose(2, 0, 1).reshape(len(rows), columns))
 
 
 class _Bands:

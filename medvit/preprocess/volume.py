@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvit.dicom.series_policy import SeriesPolicy
+from medvit.dicom.storage import Source
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess.definition import Definition, Prepared, as_bytes
 from medvit.preprocess.image_file import is_nifti, read_nifti
@@ -19,7 +19,7 @@ from medvit.preprocess.ranks import Ranks
 from medvit.preprocess.resize import resize, resize_volume
 from medvit.types import Volume
 
-Source = Path | bytes | Volume | Sequence[Path | bytes]
+Series = Source | Volume | Sequence[Source]
 _Z_RANGE = (-3.0, 5.0)  # z-scores kept; display value 0 and 1
 
 
@@ -90,9 +90,9 @@ class VolumePreprocess(Definition):
         """[C *S] of one image: a slice in mode "slices", else the volume."""
         return (1, *self.size[1:]) if self.mode == "slices" else (1, *self.size)
 
-    def read(self, sources: Path | bytes | Sequence[Path | bytes], volume_key: str = "") -> Volume:
+    def read(self, sources: Source | Sequence[Source], volume_key: str = "") -> Volume:
         """Decode the files of one series and return the volume named `volume_key`; raises DicomRefusal E-KEY."""
-        many = [sources] if isinstance(sources, Path | bytes) else list(sources)
+        many = [sources] if isinstance(sources, Source) else list(sources)
         data = [as_bytes(source) for source in many]
         if len(data) == 1 and is_nifti(data[0]):
             volumes = read_nifti(data[0])
@@ -109,7 +109,7 @@ class VolumePreprocess(Definition):
             "E-KEY", f"volume {volume_key!r}", allowed=", ".join(sorted(named)), fix="name one volume of the series"
         )
 
-    def prepare(self, source: Source, volume_key: str = "") -> Prepared:
+    def prepare(self, source: Series, volume_key: str = "") -> Prepared:
         """Return the integers [1 1 D H W], or [I 1 H W] in mode "slices", with placement; raises DicomRefusal."""
         volume = source if isinstance(source, Volume) else self.read(source, volume_key)
         axes, flip = _orientation(volume.affine, self.orientation)
@@ -179,12 +179,12 @@ class VolumePreprocess(Definition):
         low, high = (ranks.percentile(percent, least) for percent in self.limits)
         return (low, high) if low < high else (ranks.at(least), ranks.at(count - 1))
 
-    def integers(self, source: Source) -> NDArray[Any]:
+    def integers(self, source: Series) -> NDArray[Any]:
         """Return what the cache keeps: [1 D H W], or [I 1 H W] in mode "slices"."""
         pixels = self.prepare(source).pixels
         return pixels if self.mode == "slices" else pixels[0]
 
-    def __call__(self, source: Source) -> NDArray[np.float32]:
+    def __call__(self, source: Series) -> NDArray[np.float32]:
         """Return the model's input, float32, (display - mean) / std."""
         return self.normalise(self.integers(source))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from types import SimpleNamespace
 
 import cv2
@@ -21,6 +24,8 @@ from hypothesis import strategies as st
 from medvit.data import cache as cache_module
 from medvit.data import cache_build, journal
 from medvit.data.cache import Cache, cache_home
+from medvit.dicom import storage
+from medvit.dicom.storage import ContentDigest, load
 from medvit.errors import CacheError
 from medvit.preprocess import FilmPreprocess, VolumePreprocess
 
@@ -312,13 +317,48 @@ def test_equal_content_is_kept_once(films):
 @settings(max_examples=40, deadline=None)
 def test_the_content_digest_sees_one_flipped_bit_and_one_byte_more(size, at, bit):
     data = np.random.default_rng(size).bytes(size)
-    digest = cache_build.content_digest(data)
-    assert digest == cache_build.content_digest(bytes(data))
-    assert digest != cache_build.content_digest(data + b"\0")
+    digest = content_digest(data)
+    assert digest == content_digest(bytes(data))
+    assert digest != content_digest(data + b"\0")
     if at < size:
         flipped = bytearray(data)
         flipped[at] ^= 1 << bit
-        assert digest != cache_build.content_digest(bytes(flipped))
+        assert digest != content_digest(bytes(flipped))
+
+
+def content_digest(data):
+    state = ContentDigest(len(data))
+    state.add(memoryview(data))
+    return state.text()
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536, 262_143, 262_144, 700_001])
+def test_a_file_hashed_while_it_is_read_has_the_digest_of_its_blocks_by_zlib(tmp_path, size):
+    data = np.random.default_rng(size).bytes(size)
+    (tmp_path / "file").write_bytes(data)
+    blocks = [data[at : at + 65_536] for at in range(0, size, 65_536)]
+    sums = b"".join(struct.pack("<II", zlib.crc32(block), zlib.adler32(block)) for block in blocks)
+    found = load(tmp_path / "file", digest=True)
+    assert found.view == data
+    assert found.digest == hashlib.sha256(size.to_bytes(8, "little") + sums).hexdigest()
+
+
+def test_a_file_that_shrinks_while_the_cache_reads_it_is_refused_and_tried_again_next_time(films, monkeypatch):
+    path, room, calls = films[1] / "3.png", storage._room, []
+    whole = path.read_bytes()
+
+    def cut(size):
+        calls.append(size)
+        if len(calls) == 4:
+            path.write_bytes(whole[:-1])
+        return room(size)
+
+    monkeypatch.setattr(storage, "_room", cut)
+    with pytest.raises(CacheError, match=f"1 of 12 rows .* {3:032x}: E-CHANGED"):
+        build(films)
+    monkeypatch.undo()
+    path.write_bytes(whole)
+    assert np.array_equal(build(films).gather(range(12)), truth(*films[:2]))
 
 
 def test_the_cache_holds_no_path_and_no_file_name(films):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medvit.dicom import header
+from medvit.dicom import storage
 from medvit.dicom.header import read_dataset, read_header
 from medvit.dicom.limits import Limits
 from medvit.dicom.policy import FilmPolicy
@@ -141,7 +141,7 @@ def test_a_stuttering_storage_gets_three_tries_and_then_a_refusal_without_the_pa
 ) -> None:
     path, calls = tmp_path / "CANARY.dcm", []
     path.write_bytes(GOOD)
-    real = header._read_file
+    real = storage._read
 
     def failing(*arguments: object) -> object:
         calls.append(1)
@@ -149,8 +149,8 @@ def test_a_stuttering_storage_gets_three_tries_and_then_a_refusal_without_the_pa
             raise PermissionError(13, "Permission denied", str(path))
         return real(*arguments)
 
-    monkeypatch.setattr(header, "_read_file", failing)
-    monkeypatch.setattr(header.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(storage, "_read", failing)
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
     stutters = 2
     assert read_dataset(path, pixels=True).Rows == kit.ROWS
     calls.clear()
@@ -164,14 +164,14 @@ def test_a_stuttering_storage_gets_three_tries_and_then_a_refusal_without_the_pa
 def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "growing.dcm"
     path.write_bytes(GOOD)
-    real = header.check_file_size
+    real = storage.check_file_size
 
     def grow(size: int, limits: Limits) -> None:
         real(size, limits)
         with path.open("ab") as file:
             file.write(b"more")
 
-    monkeypatch.setattr(header, "check_file_size", grow)
+    monkeypatch.setattr(storage, "check_file_size", grow)
     with pytest.raises(DicomRefusal, match="E-CHANGED"):
         read_dataset(path, pixels=True)
 

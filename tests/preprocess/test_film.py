@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvit import preprocess
+from medvit.dicom import storage
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess import FilmPreprocess
 from medvit.types import Facts, Film
@@ -174,18 +175,16 @@ def test_broken_constant_and_missing_pictures_are_refused_without_their_path(tmp
 
 
 def test_a_read_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch):
-    from pathlib import Path
-
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), random_samples((20, 30), 256, np.uint8))
-    real, failures = Path.open, [OSError(5, "EIO"), OSError(116, "ESTALE")]
+    failures = [OSError(5, "EIO"), OSError(116, "ESTALE")]
 
-    def flaky(self, *how):
+    def flaky(*names, **how):
         if failures:
             raise failures.pop()
-        return real(self, *how)
+        return open(*names, **how)
 
-    monkeypatch.setattr(Path, "open", flaky)
+    monkeypatch.setattr(storage, "open", flaky, raising=False)
     assert FilmPreprocess(size=(8, 8)).integers(path).shape == (1, 8, 8)
     assert not failures
 

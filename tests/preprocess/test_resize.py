@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvit.preprocess.resize import resize, resize_exact, resize_volume
+from medvit.preprocess.resize import _narrowed, resize, resize_exact, resize_volume
 
 
 def area_mean(image, size):
@@ -62,3 +63,11 @@ def test_a_part_of_a_resized_volume_equals_the_part_of_the_whole_bit_for_bit(cou
     whole = resize_volume(values, size)
     for part in (np.s_[3:7, 2:19, 5:30], np.s_[0:1, :, 4:5], np.s_[size[0] - 2 : size[0], 1:, :], np.s_[:, :, :]):
         np.testing.assert_array_equal(resize_volume(values, size, part), whole[part])
+
+
+@given(rows=st.integers(1, 40), columns=st.integers(1, 60), factor=st.floats(2, 9), seed=st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_rows_narrowed_four_at_a_time_are_bit_for_bit_those_narrowed_one_by_one(rows, columns, factor, seed):
+    image = np.random.default_rng(seed).random((rows, int(columns * factor) + 1), np.float32) * 65535
+    one_by_one = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(_narrowed(image, columns), one_by_one)
