@@ -53,12 +53,12 @@ def predict(
     units = results.units_of(results.files_in(source), series=runtime.preprocess.kind == "volume")
     with writing(out, DataError) as part:
         found = list(_watched(runtime.stream([unit.source for unit in units], isolate=isolate), len(units)))
+        if also.reports:
+            found = results.write_reports(part / "sr", runtime, units, found)
         results.write_table(part / "predictions.csv", runtime, units, found)
         results.write_studies(part / "studies", runtime, units, found)
         if also.crosswalk:
             results.write_crosswalk(part / "crosswalk.csv", source, units)
-        if also.reports:
-            results.write_reports(part / "sr", runtime, units, found)
     count = {status: sum(result.status == status for result in found) for status in ("OK", "REJECTED", "SKIPPED")}
     logger.info("%d predicted, %d rejected, %d skipped (no images)", count["OK"], count["REJECTED"], count["SKIPPED"])
     return SOME_REJECTED if count["REJECTED"] else 0

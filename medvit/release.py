@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.errors import DataError, RunError
+from medvit.errors import BundleError, ConfigError, DataError, DicomRefusal, RunError
 
 if TYPE_CHECKING:
     from medvit.data.units import Units
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from medvit.tracking.model import Logged
     from medvit.tracking.run import Run
 
+logger = logging.getLogger(__name__)
 _TOLD = ("family", "weights", "revision", "sha256", "licence", "citation")  # of a checkpoint, as tags of the run
 SAMPLES = 16  # films, or series, that the parity gate looks at
 
@@ -51,8 +53,10 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     Raises:
         RunError: no such run, unfinished, or (without `draft`) not evaluated or changed since.
         DataError: the data set the run was trained on is no longer there or has changed.
+        ConfigError: `definitions` or `acceptance` that no bundle can use.
     """
     from medvit.engine.checkpoint import load_run
+    from medvit.export.acceptance import problems
     from medvit.export.build import Trained, draft_contents, evaluated_contents
     from medvit.model.lora import merge
     from medvit.tracking import evaluated, provenance
@@ -61,6 +65,10 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     run = tracking.get(run_id, runs, finished=True)
     thresholds = None if draft else evaluated.check(run)
     loaded = load_run(run.folder)
+    _refuse_other_units(loaded.settings["data"].get("unit"), thresholds or {})
+    asked = options.get("acceptance") or {}
+    if wrong := problems({key: limit for key, limit in asked.items() if limit is not None}):
+        raise ConfigError("; ".join(wrong))
     images = _Images(loaded.settings["data"], loaded.hashes)
     origin = {"run_id": run.id, "hashes": evaluated.state(run), "weights": loaded.weights, **provenance.environment()}
     name = options.get("name") or f"{loaded.settings['data'].get('name') or 'medvit'} {run.id[:8]}"
@@ -75,13 +83,28 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     )
     if thresholds is not None:
         contents = evaluated_contents(contents, thresholds, run.values)
-    limits = {**contents.acceptance, **(options.get("acceptance") or {})}
+    limits = {**contents.acceptance, **asked}
     contents = replace(contents, acceptance={key: limit for key, limit in limits.items() if limit is not None})
     if options.get("licence"):
         contents = replace(contents, licence=f"{options['licence']}\n")
-    cases = generated_films() if loaded.preprocess.kind == "film" else ()
+    cases = generated_cases(loaded.preprocess)
     trained = Trained(merge(loaded.network), loaded.preprocess, loaded.task.probabilities_numpy, cases)
     return Release(run, trained, contents, samples_in(options.get("samples")) or images.samples())
+
+
+def _refuse_other_units(unit: str | None, thresholds: Mapping[str, Any]) -> None:
+    """Refuse what a bundle would answer for other units than the run: it judges one film or one series at a time."""
+    if unit is not None:
+        raise BundleError(
+            f"This run judges a whole {unit} at once (data.unit={unit}); a bundle judges one film or series. "
+            "Train with data.unit=null to export."
+        )
+    judged = thresholds.get("decides", {}).get("aggregate", {}).get("unit", "image")
+    if judged != "image":
+        raise BundleError(
+            f"The thresholds of this run are for the whole {judged} (aggregate.unit={judged}); a bundle judges one film"
+            " or series. Evaluate with aggregate.unit=image to export."
+        )
 
 
 class _Images:
@@ -124,9 +147,7 @@ class _Images:
 
 def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     """Attach to a run that was just fitted what a reviewer needs, and its best network as a model that reads DICOM."""
-    from medvit.export.build import Trained, draft_contents
-    from medvit.model.lora import merge
-    from medvit.tracking import model, provenance, view
+    from medvit.tracking import provenance, view
     from medvit.tracking.declared import redacted
 
     sealed = {"validation": provenance.file_sha256(run.folder / "validation.parquet")}  # thresholds will come from it
@@ -142,23 +163,40 @@ def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     if fitted.weights:
         run.json(fitted.weights, "weights.json")
         run.tags(_weights_tags(fitted.weights))
-    origin = {"run_id": run.id, "hashes": hashes, "weights": fitted.weights, **environment}
-    rows = fitted.data.units("train").frame
-    parts = fitted.preprocess.to_json(), fitted.task.to_json(), rows, origin
-    cases = generated_films() if fitted.preprocess.kind == "film" else ()
-    trained = Trained(merge(fitted.network), fitted.preprocess, fitted.task.probabilities_numpy, cases)
-    contents = draft_contents(
-        f"{title} {run.id[:8]}", *parts, unlike=_unlike([fitted.data.units(side) for side in ("train", "val")])
-    )
-    logged = publish_draft(run, trained, contents)
-    if settings["tracking"]["register"]:
-        model.register(run, logged.model_id, settings["tracking"]["register"], "draft")
+    _publish_model(run, fitted, settings, {"run_id": run.id, "hashes": hashes, **environment})
     run.note(
         f"{title}: best {fitted.task.monitor} {fitted.best:.4f} on validation, epoch {fitted.best_epoch}. "
         f"Not tested yet.\n\nTest it: `python -m medvit.evaluate run={run.id}`"
     )
     shown = ["data.name", "model.width", "model.depth", "optim.plan.lr", "trainer.epochs"]
     view.save(run.client, run.experiment_id, ["test/auroc", fitted.task.monitor, "val/loss"], shown)
+
+
+def _publish_model(run: Run, fitted: Fitted, settings: dict[str, Any], origin: dict[str, Any]) -> None:
+    """Log the best network as the run's model, and register it where that is asked for."""
+    from medvit.export.build import Trained, draft_contents
+    from medvit.model.lora import merge
+    from medvit.tracking import model
+
+    unit, register = settings["data"]["unit"], settings["tracking"]["register"]
+    if unit is not None:
+        logger.warning("no model in MLflow%s: a bundle judges one film or series, this run a %s",
+                       ", nothing registered" if register else "", unit)  # fmt: skip
+        return
+    rows, origin = fitted.data.units("train").frame, {**origin, "weights": fitted.weights}
+    cases = generated_cases(fitted.preprocess)
+    trained = Trained(merge(fitted.network), fitted.preprocess, fitted.task.probabilities_numpy, cases)
+    contents = draft_contents(
+        f"{settings['data']['name']} {run.id[:8]}",
+        fitted.preprocess.to_json(),
+        fitted.task.to_json(),
+        rows,
+        origin,
+        unlike=_unlike([fitted.data.units(side) for side in ("train", "val")]),
+    )
+    logged = publish_draft(run, trained, contents)
+    if register:
+        model.register(run, logged.model_id, register, "draft")
 
 
 def _weights_tags(weights: Mapping[str, str]) -> dict[str, str]:
@@ -187,7 +225,7 @@ def publish(run: Run, trained: Trained, contents: Contents, bundle: Path) -> Log
     """Log a bundle as the run's model, with a generated film as example; return its id and address."""
     from medvit.tracking import model
 
-    sample = trained.golden[0][0] if trained.golden else None
+    sample = trained.golden[0][0] if trained.golden and trained.preprocess.kind == "film" else None
     return model.log(run, bundle, contents.name, tuple(contents.labels["names"]), sample)
 
 
@@ -203,6 +241,29 @@ def samples_in(folder: str | None) -> list[Path | list[Path]]:
     if not found:
         raise RunError("samples: the folder is not there or holds no file. Give samples=DIR with DICOM files.")
     return list(found)
+
+
+def generated_cases(preprocess: Any) -> list[list[bytes]]:
+    """Return generated films or MR series for the golden cases: those that this preprocessing takes."""
+    found = []
+    for case in generated_films() if preprocess.kind == "film" else generated_series():
+        try:
+            preprocess.prepare(case[0] if len(case) == 1 else case)
+        except DicomRefusal:
+            logger.info("a generated image is refused by the settings of this run: it is no golden case")
+            continue
+        found.append(case)
+    return found
+
+
+def generated_series(count: int = 2) -> list[list[bytes]]:
+    """Return generated MR series of heads as DICOM bytes, one list of files each."""
+    from medvit.dicom.phantom_mr import write_volumes
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_volumes(Path(folder) / "heads", patients=count, contrasts=["FLAIR"])
+        series = sorted(path for path in (Path(folder) / "heads" / "dicom").glob("*/*") if path.is_dir())
+        return [[file.read_bytes() for file in sorted(one.iterdir())] for one in series]
 
 
 def generated_films(count: int = 4) -> list[list[bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medvit.errors import BundleError, DataError, RunError
+from medvit.errors import BundleError, ConfigError, DataError, RunError
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = {
@@ -149,6 +150,40 @@ def test_the_gate_looks_at_validation_images_only(run, place) -> None:
     side = splits.read(place / "data", made).rows(made, "val")
     allowed = {place / "raw" / name for names in side["files"] for name in names}
     assert set(prepare(run.id, place / "runs", {}, draft=True).samples) <= allowed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"acceptance": {"veiw": ["PA"]}}, "acceptance.veiw: expected one of modality"),
+        ({"acceptance": {"age_years": {"min": 18}}}, "acceptance.age_years: expected {min: NUMBER"),
+        ({"definitions": {"opactiy": {"text": "x"}}}, "definitions.opactiy: expected one of opacity"),
+        ({"definitions": {"opacity": {"code": "123"}}}, "definitions.opacity"),
+    ],
+)
+def test_options_that_no_bundle_can_use_are_refused(run, place, options, said) -> None:
+    from medvit.release import prepare
+
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        prepare(run.id, place / "runs", options, draft=True)
+
+
+def test_a_run_that_judges_studies_and_thresholds_for_studies_do_not_leave(run, place) -> None:
+    from medvit.engine import checkpoint
+    from medvit.release import prepare
+    from medvit.tracking import evaluated
+
+    file = run.folder / checkpoint.SETTINGS
+    good = json.loads(file.read_text())
+    file.write_text(json.dumps(good | {"data": {**good["data"], "unit": "study"}}))
+    with pytest.raises(BundleError, match="judges a whole study at once"):
+        prepare(run.id, place / "runs", {}, draft=True)
+    file.write_text(json.dumps(good))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(evaluated, "check", lambda _: {**THRESHOLDS, "decides": {"aggregate": {"unit": "patient"}}})
+    with pytest.raises(BundleError, match="thresholds of this run are for the whole patient"):
+        prepare(run.id, place / "runs", {})
+    patch.undo()
 
 
 @pytest.mark.slow

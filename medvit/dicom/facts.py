@@ -56,6 +56,7 @@ _VIEWS: Final = {
     "MLO": ("MLO", "MEDIOLATERALOBLIQUE"),
 }
 _VIEW_OF: Final = {word: view for view, words in _VIEWS.items() for word in words}
+NAMED: Final = frozenset({"", *_BODY_PARTS, *_VIEWS})  # every other body part or view is a free text, perhaps a name
 _LOSSY: Final = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in ("50", "51", "53", "55", "81", "91", "112", "203"))
 
 

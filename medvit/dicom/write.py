@@ -10,13 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medvit.dicom.header import read_header
 from medvit.errors import DicomRefusal
 
+if TYPE_CHECKING:
+    from highdicom import sr
+    from pydicom import Dataset
+
 NOTICE = "NOT FOR DIAGNOSTIC USE"
 _OWN = "99MEDVIT"  # coding scheme of this project: names starting with 99 are private (PS3.16 8.2)
 _SAID = {"present": ("52101004", "SCT", "Present"), "absent": ("2667000", "SCT", "Absent")}  # PS3.16 CID 240
+_MAY_BE_EMPTY = (  # type 2 of the patient and study modules (PS3.3 C.7.1.1, C.7.2.1)
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
+    *("StudyTime", "ReferringPhysicianName"),
+)
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 
@@ -48,16 +57,45 @@ def structured_report(source: Path | bytes, findings: Sequence[Finding], algorit
     """Write the report on one image (its header is read again) as a DICOM file.
 
     Raises:
-        DicomRefusal: E-TAG, the source lacks an identifier that a report has to refer to.
+        DicomRefusal: E-TAG, the source lacks an identifier that a report has to refer to, or a report may not copy its
+            patient or study part (a date that is none).
     """
     import highdicom
     from highdicom import sr
-    from pydicom.sr.codedict import codes
 
     header = read_header(source)
     missing = [name for name in _NEEDED if not header.get(name)]
     if missing:
         raise DicomRefusal("E-TAG", f"no {', '.join(missing)}", fix="a report cannot refer to this image")
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    content = _content(header, findings, algorithm)
+    try:
+        report = sr.Comprehensive3DSR(
+            evidence=[header],
+            content=content,
+            series_instance_uid=highdicom.UID(),
+            series_number=999,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer="medvit",
+            series_description=f"{'DRAFT, ' if algorithm.draft else ''}{NOTICE}",
+        )
+        report.save_as(file, enforce_file_format=True)
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:  # what pydicom says of odd values
+        file.unlink(missing_ok=True)
+        raise DicomRefusal(
+            "E-TAG", f"a header that no report may copy ({type(error).__name__})", fix="correct dates and names in it"
+        ) from error
+
+
+def _content(header: Dataset, findings: Sequence[Finding], algorithm: Algorithm) -> sr.MeasurementReport:
+    """Return the content tree: who observed, and one group per finding."""
+    import highdicom
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=highdicom.UID(), name=algorithm.name[:64], manufacturer_name="medvit", model_name=algorithm.name[:64]
     )
@@ -65,22 +103,11 @@ def structured_report(source: Path | bytes, findings: Sequence[Finding], algorit
         observer_device_context=sr.ObserverContext(codes.DCM.Device, observer_identifying_attributes=device)
     )
     image = sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
-    content = sr.MeasurementReport(
+    return sr.MeasurementReport(
         observation_context=context,
         procedure_reported=codes.SCT.ImagingProcedure,
         imaging_measurements=[_group(finding, algorithm, image) for finding in findings],
     )
-    report = sr.Comprehensive3DSR(
-        evidence=[header],
-        content=content,
-        series_instance_uid=highdicom.UID(),
-        series_number=999,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="medvit",
-        series_description=f"{'DRAFT, ' if algorithm.draft else ''}{NOTICE}",
-    )
-    report.save_as(file, enforce_file_format=True)
 
 
 def _group(finding: Finding, algorithm: Algorithm, image: object) -> object:

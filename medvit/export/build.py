@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.errors import BundleError
+from medvit.errors import BundleError, ConfigError
 from medvit.export import bundle as bundles
 from medvit.export import golden
 from medvit.export.acceptance import envelope
@@ -157,9 +157,26 @@ def _monai_metadata(trained: Trained, contents: bundles.Contents) -> dict[str, A
 
 
 def labels_of(task: Mapping[str, Any], definitions: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the `labels` part for a task's `to_json()`; `definitions` says per name what it means (text, codes)."""
+    """Return the `labels` part for a task's `to_json()`; `definitions` says per name what it means (text, code).
+
+    Raises:
+        ConfigError: a definition of a name the task does not have, or of another shape.
+    """
+    wrong = [
+        f"definitions.{name}: expected one of {', '.join(task['names'])} with text and code: [VALUE, SCHEME, MEANING]"
+        for name, meaning in (definitions or {}).items()
+        if name not in task["names"] or not _defined(meaning)
+    ]
+    if wrong:
+        raise ConfigError("; ".join(wrong))
     means = {name: dict((definitions or {}).get(name, {"text": name})) for name in task["names"]}
     return {"task": task["kind"], "names": list(task["names"]), "activation": activation(task), "definitions": means}
+
+
+def _defined(meaning: Any) -> bool:
+    code = meaning.get("code") if isinstance(meaning, Mapping) else ()
+    good = code is None or (isinstance(code, list) and len(code) == 3 and all(isinstance(part, str) for part in code))
+    return good and set(meaning) <= {"text", "code"}
 
 
 def draft_contents(

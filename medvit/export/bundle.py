@@ -127,13 +127,15 @@ def verify(folder: Path) -> str:
     sums = folder / SUMS
     if not sums.is_file():
         raise BundleError(f"This is no bundle: it has no {SUMS}. Give bundle=DIR, a folder made by medvit.export.")
-    text = sums.read_text(encoding="utf-8")
+    text = _sums(sums)
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
     found = {file.relative_to(folder).as_posix(): file for file in _files(folder)}
     both = sorted(set(found) & set(listed))
     problems = [f"{name} is missing" for name in sorted({*listed, *_NEEDED} - set(found))]
     problems += [f"{name} was added" for name in sorted(set(found) - set(listed))]
-    problems += [f"{name} was altered" for name in both if _sha256(found[name]) != listed[name]]
+    digests = {name: _sha256(found[name]) for name in both}
+    problems += [f"{name} cannot be read" for name in both if not digests[name]]
+    problems += [f"{name} was altered" for name in both if digests[name] not in {"", listed[name]}]
     problems += [f"{name} is of a kind no bundle has" for name in sorted(found) if found[name].suffix not in _SUFFIXES]
     problems += [f"{path.relative_to(folder)} is a link" for path in folder.rglob("*") if path.is_symlink()]
     if problems:
@@ -151,7 +153,7 @@ def read(folder: Path) -> Bundle:
     try:
         there = [*PARTS, *([UNLIKE] if (folder / "medvit" / f"{UNLIKE}.json").is_file() else [])]
         parts = {name: json.loads((folder / "medvit" / f"{name}.json").read_text(encoding="utf-8")) for name in there}
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError("A JSON part of the bundle's medvit/ folder cannot be read. Export again.") from error
     found = parts["manifest"].get("format")
     if found != FORMAT:
@@ -160,9 +162,21 @@ def read(folder: Path) -> Bundle:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and path.name != SUMS)
+    sums = folder / SUMS
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and path != sums)
+
+
+def _sums(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"The bundle's {SUMS} cannot be read. Copy the bundle again from its source.") from error
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Return the SHA-256 of a file in hex, "" for one that cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""

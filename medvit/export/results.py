@@ -9,7 +9,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,21 @@ def units_of(files: Sequence[Path], series: bool) -> list[Unit]:
     return units
 
 
+def series_of(files: Sequence[bytes]) -> list[list[int]]:
+    """Return which of some files belong together, as lists of their places: those of one series; others alone."""
+    from medvit.dicom import tags
+    from medvit.dicom.header import read_header
+
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, file in enumerate(files):
+        try:
+            series = tags.word(read_header(file), "SeriesInstanceUID")
+        except DicomRefusal:
+            series = ""
+        groups[series or f" {place}"].append(place)
+    return list(groups.values())
+
+
 def write_table(file: Path, runtime: Runtime, units: Sequence[Unit], results: Sequence[Result]) -> None:
     """Write predictions.csv: one row per unit, rejected ones with their reason."""
     with file.open("w", newline="", encoding="utf-8") as stream:
@@ -125,21 +140,31 @@ def _told(result: Result, runtime: Runtime) -> dict[str, Any]:
     return {"status": result.status, "findings": findings, "warnings": list(result.warnings)}
 
 
-def write_reports(folder: Path, runtime: Runtime, units: Sequence[Unit], results: Sequence[Result]) -> None:
-    """Write a structured report of each predicted unit, on its first file; reports name the patient."""
+def write_reports(folder: Path, runtime: Runtime, units: Sequence[Unit], results: Sequence[Result]) -> list[Result]:
+    """Write a structured report of each predicted unit, on its first file; reports name the patient.
+
+    Returns the results, with a warning where the header allows no report.
+    """
     from medvit.dicom.write import Algorithm, Finding, structured_report
 
     bundle = runtime.bundle
     algorithm = Algorithm(bundle.manifest["name"], metadata.version("medvit"), bundle.digest[:12], bundle.draft)
     folder.mkdir(mode=0o700)
+    told: list[Result] = []
     for unit, result in zip(units, results, strict=True):
-        if result.status == "OK" and unit.uid:
-            findings = [
-                Finding(name, result.probability[name], bundle.thresholds.get(name, {}).get("threshold"),
-                        result.decision.get(name, ""), bundle.labels["definitions"].get(name, {}).get("code"))
-                for name in runtime.names
-            ]  # fmt: skip
+        told.append(result)
+        if result.status != "OK":
+            continue
+        findings = [
+            Finding(name, result.probability[name], bundle.thresholds.get(name, {}).get("threshold"),
+                    result.decision.get(name, ""), bundle.labels["definitions"].get(name, {}).get("code"))
+            for name in runtime.names
+        ]  # fmt: skip
+        try:
             structured_report(unit.files[0], findings, algorithm, folder / f"{unit.uid}.dcm")
+        except DicomRefusal as refusal:
+            told[-1] = replace(result, warnings=(*result.warnings, f"no report: {refusal}"))
+    return told
 
 
 def write_crosswalk(file: Path, source: Path, units: Sequence[Unit]) -> None:

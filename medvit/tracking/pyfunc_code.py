@@ -1,8 +1,9 @@
 """The model file that MLflow runs to load a registered model (models-from-code): a medvit bundle behind one column.
 
 MLflow copies this file into the model and executes it, so nothing is pickled. Input: a column `dicom` with the bytes of
-one DICOM film per row. Output: one row per film: `status` ("OK" or "REJECTED"), `code`, `reason`, `draft`, then a
-probability and a decision per finding (null where rejected). It needs no torch.
+one DICOM file per row. A model of volumes puts the rows of one series together, each of which gets the answer on the
+series. Output: one row per file: `status` (OK, REJECTED or SKIPPED), `code`, `reason`, `draft`, then a probability
+and a decision per finding (null where there is none). It needs no torch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from medvit.export import golden
+from medvit.export.results import series_of
 from medvit.export.runtime import Runtime
 
 
@@ -29,8 +31,14 @@ class DicomModel(PythonModel):
         """Return one row per DICOM file of the column `dicom`."""
         import pandas as pd
 
-        results = self.runtime.predict([bytes(item) for item in model_input["dicom"]])
-        return pd.DataFrame([result.row(self.runtime.names) for result in results])
+        files = [bytes(item) for item in model_input["dicom"]]
+        volumes = self.runtime.preprocess.kind == "volume"
+        groups = series_of(files) if volumes else [[place] for place in range(len(files))]
+        sources = [files[group[0]] if len(group) == 1 else [files[place] for place in group] for group in groups]
+        rows = {}
+        for group, result in zip(groups, self.runtime.predict(sources), strict=True):
+            rows.update(dict.fromkeys(group, result.row(self.runtime.names)))
+        return pd.DataFrame([rows[place] for place in range(len(files))])
 
 
 set_model(DicomModel())

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from medvit.errors import DicomRefusal
-from medvit.export.acceptance import check, envelope
+from medvit.export.acceptance import check, envelope, problems
 from medvit.types import Facts
 
 SEEN = Facts(
@@ -70,3 +70,23 @@ def test_all_reasons_come_at_once() -> None:
 def test_a_limit_taken_out_is_not_checked() -> None:
     limits = {key: limit for key, limit in envelope(TRAINING).items() if key != "age_years"}
     check(replace(SEEN, age_years=3.0), limits)
+
+
+def test_a_free_text_of_fewer_than_three_patients_is_no_limit_and_none_is_ever_shown() -> None:
+    views = pd.DataFrame({"view": ["PA", "SMITH", "SMITH", "SUPINE", "SUPINE", "SUPINE"], "patient": list("aabcde")})
+    assert envelope(views)["view"] == ["PA", "SUPINE"]
+    assert envelope(pd.DataFrame({"view": ["SMITH"], "patient": ["a"]}))["view"] == [""]
+    check(Facts(view="SUPINE"), envelope(views))
+    with pytest.raises(DicomRefusal) as told:
+        check(Facts(view="SMITH", body_part="JONES"), {**envelope(views), "body_part": ["CHEST"]})
+    assert "view of no known name; body_part of no known name" in str(told.value)
+    assert "SMITH" not in str(told.value)
+    assert "JONES" not in str(told.value)
+
+
+def test_limits_that_no_check_could_use_are_all_named() -> None:
+    assert problems({**envelope(TRAINING), "unlike": {"warn": 1.0, "refuse": 3}}) == []
+    wrong = {"veiw": ["PA"], "view": "PA", "rows": {"min": 5}, "age_years": {"min": 9, "max": 3}, "unlike": {"at": 2}}
+    found = problems(wrong)
+    assert [problem.partition(":")[0] for problem in found] == [f"acceptance.{name}" for name in wrong]
+    assert "one of modality" in found[0]

@@ -61,6 +61,15 @@ def test_missing_added_and_linked_files_are_all_named_at_once(copy, tmp_path) ->
     assert told.value.exit_code == 20
 
 
+def test_sums_that_are_no_text_and_a_second_file_of_that_name_are_refused(copy) -> None:
+    (copy / "models" / bundles.SUMS).write_text("")
+    with pytest.raises(BundleError, match=f"models/{bundles.SUMS} was added"):
+        bundles.verify(copy)
+    (copy / bundles.SUMS).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BundleError, match="cannot be read"):
+        bundles.verify(copy)
+
+
 def test_a_folder_that_is_no_bundle_says_so(tmp_path) -> None:
     with pytest.raises(BundleError, match="no bundle"):
         bundles.read(tmp_path)

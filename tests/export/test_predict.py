@@ -78,6 +78,28 @@ def test_each_study_has_its_json(bundle, folder, tmp_path) -> None:
                 assert opacity["threshold"] == 0.5
 
 
+def test_a_header_that_no_report_may_copy_costs_its_report_alone_and_an_anonymous_one_has_its_report(
+    bundle, films, tmp_path
+) -> None:
+    place = tmp_path / "input"
+    place.mkdir()
+    changes = {"a_date": {"StudyDate": "99999999"}, "b_study": {"StudyInstanceUID": None}, "d_good": {}}
+    changes["c_nobody"] = dict.fromkeys(("PatientID", "PatientName", "PatientSex", "AccessionNumber"))
+    for number, (name, change) in enumerate(changes.items()):
+        with pydicom.config.disable_value_validation():
+            film = pydicom.dcmread(films[number])
+            for keyword, value in change.items():
+                delattr(film, keyword) if value is None else setattr(film, keyword, value)
+            film.save_as(place / name)
+    assert predict(bundle, place, tmp_path / "out", Also(reports=True)) == 0
+    told = ["no report: E-TAG" in row["warnings"] for row in rows(tmp_path / "out")]
+    assert told == [True, True, False, False]
+    assert "99999999" not in (tmp_path / "out" / "predictions.csv").read_text()
+    assert {path.stem for path in (tmp_path / "out" / "sr").iterdir()} == {
+        row["uid"] for row in rows(tmp_path / "out")[2:]
+    }
+
+
 def test_only_good_films_give_exit_code_0(bundle, films, tmp_path) -> None:
     assert predict(bundle, films[0], tmp_path / "out") == 0
     assert len(rows(tmp_path / "out")) == 1
