@@ -32,8 +32,8 @@ def index(
 
     Raises:
         ConfigError: an unknown or contradictory setting.
-        DataError: nothing to index, refused objects (on_bad="refuse"; they are listed in exclusions.csv), a join that
-            does not fit, or a folder that cannot be written.
+        DataError: nothing to index; refused objects (on_bad="refuse"; they are listed in exclusions.csv) and a join
+            that does not fit, both in one message; or a folder that cannot be written.
     """
     from medvit.data import indexing, manifest
 
@@ -41,11 +41,14 @@ def index(
         raise ConfigError(f"on_bad={on_bad!r}: expected refuse or skip")
     found = indexing.collect(root, folder, indexing.Options.of(options or {}, workers))
     spec = indexing.label_spec(labels)
-    result = indexing.label(found, spec) if spec else indexing.unlabelled(found)
+    result, problems = indexing.label(found, spec) if spec else (indexing.unlabelled(found), [])
     indexing.write_exclusions(result.excluded, folder)
-    log.info("%s", indexing.account(result))
+    if not problems:
+        log.info("%s", indexing.account(result))
     if len(result.excluded) and on_bad == "refuse":
-        raise DataError(indexing.refusal_text(result.excluded))
+        problems.append(indexing.refusal_text(result.excluded))
+    if problems:
+        raise DataError("\n".join(problems))
     hint = {"targets": list(spec.target) if spec else [], "key_id": found.mask.key_id}
     made = manifest.write(indexing.columns(result.images), root, folder, hint)
     if report:

@@ -151,11 +151,14 @@ def label_spec(values: dict[str, Any] | None) -> LabelSpec | None:
     return LabelSpec(**given)
 
 
-def label(found: Indexed, spec: LabelSpec) -> Indexed:
-    """Join the label table; see `labels.join`."""
-    table = label_tables.read_table(spec, [Path(names[0]).as_posix() for names in found.images["files"]])
-    images, notes = label_tables.join(found.images, found.excluded, table, spec, found.mask)
-    return _with_patients(dataclasses.replace(found, images=images, notes=tuple(notes)))
+def label(found: Indexed, spec: LabelSpec) -> tuple[Indexed, list[str]]:
+    """Join the label table (see `labels.join`); problems are returned, so that refused files are told with them."""
+    try:
+        table = label_tables.read_table(spec, [Path(names[0]).as_posix() for names in found.images["files"]])
+        images, notes = label_tables.join(found.images, found.excluded, table, spec, found.mask)
+    except DataError as error:
+        return found if spec.patient else _with_patients(found), [str(error)]
+    return _with_patients(dataclasses.replace(found, images=images, notes=tuple(notes))), []
 
 
 def unlabelled(found: Indexed) -> Indexed:

@@ -140,6 +140,22 @@ def test_a_corrupt_file_stops_or_is_listed_as_the_user_says(copy, tmp_path):
     assert list(exclusions(tmp_path / "out")["code"]) == ["E-NOTDICOM"]
 
 
+def test_refused_files_nameless_patients_and_an_unfit_table_are_told_in_one_message(copy, tmp_path):
+    change(min(copy.rglob("IM*")), PatientID="")
+    (copy / "dicom" / "broken.dcm").write_bytes(b"\0" * 400)
+    table = pd.read_csv(copy / "labels.csv", dtype=str)
+    table.iloc[:-1].to_csv(copy / "labels.csv", index=False)
+    with pytest.raises(DataError) as caught:
+        index(copy / "dicom", tmp_path / "out", labels(copy))
+    told = str(caught.value)
+    assert all(word in told for word in ("1 images have no label row", "1 x E-NOTDICOM", "1 x E-ID"))
+    assert set(exclusions(tmp_path / "out")["code"]) == {"E-NOTDICOM", "E-ID"}
+    with pytest.raises(DataError, match="1 images have no label row") as caught:
+        index(copy / "dicom", tmp_path / "out", labels(copy), on_bad="skip")
+    assert "E-NOTDICOM" not in str(caught.value)
+    assert not (tmp_path / "out" / "manifest.parquet").exists()
+
+
 def test_junk_is_skipped_and_links_never_lead_out(copy, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
