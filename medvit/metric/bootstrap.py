@@ -20,12 +20,15 @@ Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]  # weights [D n] -> values [D] or [D M]
 Method = Literal["percentile", "bca"]
 _CELLS = 4_000_000  # weights held at once, 32 MB: memory stays flat while n and draws grow
-_DEFINED = 0.9  # below this share of draws with a value an interval would describe only the lucky draws
+DEFINED = 0.975  # least share of draws with a value: an interval of fewer would describe only the lucky draws
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value with its interval. NaN bounds: no honest interval; `note` then says why. `draws` had a defined value."""
+    """A value with its interval. NaN bounds: no honest interval; `note` then says why. `draws` had a defined value.
+
+    A bound may be infinite: of a ratio whose denominator is 0 in enough draws.
+    """
 
     value: float
     low: float
@@ -112,16 +115,20 @@ def intervals(
 
 def interval(point: float, sample: Array, left_out: Array | None = None, level: float = 0.95) -> Interval:
     """Return the percentile interval of one statistic's draws, or the BCa interval if `left_out` is given."""
-    value, known = float(point), sample[np.isfinite(sample)]
+    value, known = float(point), sample[~np.isnan(sample)]
     if not np.isfinite(value):
         return Interval(value, float("nan"), float("nan"), 0, "undefined")
-    if known.size < _DEFINED * sample.size:
-        note = f"defined in only {known.size} of {sample.size} draws"
+    note = f"defined in only {known.size} of {sample.size} draws" if known.size < sample.size else ""
+    if known.size < DEFINED * sample.size:
         return Interval(value, float("nan"), float("nan"), int(known.size), note)
     tail = (1.0 - level) / 2.0
     ends = [tail, 1.0 - tail] if left_out is None else _bca_ends(value, known, left_out, tail)
-    low, high = np.quantile(known, ends)
-    note = "every draw gives the same value" if low == high else ""
+    whole = bool(np.isfinite(known).all())  # nothing lies between a number and infinity
+    low, high = np.quantile(known, ends, method="linear" if whole else "inverted_cdf")
+    if low == high:
+        note = "every draw gives the same value"
+    elif np.isinf(high):
+        note = f"infinite in {int(np.isinf(known).sum())} of {sample.size} draws"
     return Interval(value, float(low), float(high), int(known.size), note)
 
 

@@ -64,7 +64,7 @@ def delong(target: ArrayLike, scores: ArrayLike, patient: ArrayLike | None = Non
 
 def delong_interval(auroc: float, variance: float, level: float = 0.95) -> tuple[float, float]:
     """Return the normal interval of an AUROC, cut to [0, 1]."""
-    half = NormalDist().inv_cdf(0.5 + level / 2.0) * math.sqrt(variance)
+    half = NormalDist().inv_cdf(0.5 + level / 2.0) * math.sqrt(max(0.0, variance))  # rounding may leave -1e-19
     return max(0.0, auroc - half), min(1.0, auroc + half)
 
 

@@ -100,9 +100,10 @@ def choose(target: ArrayLike, score: ArrayLike, spec: RuleSpec, draws: Draws | N
 
 
 def rates(target: ArrayLike, score: ArrayLike, threshold: float, weight: ArrayLike | None = None) -> Array:
-    """Return sensitivity, specificity, PPV, NPV, LR+ and LR- per draw [D 6]; NaN where a denominator is 0.
+    """Return sensitivity, specificity, PPV, NPV, LR+ and LR- per draw [D 6]; NaN where there is nothing to divide.
 
-    `weight` is [n] or [D n]. LR+ is NaN (not infinite) at specificity 1, LR- at specificity 0.
+    `weight` is [n] or [D n]. LR+ is infinite at specificity 1, LR- at specificity 0: draws without it would lose the
+    upper end of the interval.
     """
     hit, miss, false, right = confusion(target, score, threshold, weight).T
     sensitivity, specificity = ratio(hit, hit + miss), ratio(right, right + false)
@@ -111,8 +112,8 @@ def rates(target: ArrayLike, score: ArrayLike, threshold: float, weight: ArrayLi
         specificity,
         ratio(hit, hit + false),
         ratio(right, right + miss),
-        ratio(sensitivity, 1.0 - specificity),
-        ratio(1.0 - sensitivity, specificity),
+        _likelihood(sensitivity, 1.0 - specificity),
+        _likelihood(1.0 - sensitivity, specificity),
     )
     return np.stack(columns, axis=1)
 
@@ -125,6 +126,11 @@ def confusion(target: ArrayLike, score: ArrayLike, threshold: float, weight: Arr
     cells = np.stack([(y == 1) & called, (y == 1) & ~called, (y == 0) & called, (y == 0) & ~called], axis=1)
     result: Array = w @ cells.astype(np.float64)
     return result
+
+
+def _likelihood(above: Array, below: Array) -> Array:
+    """Return above / below; infinite where only `below` is 0, NaN where both are."""
+    return np.where((above > 0) & (below == 0), np.inf, ratio(above, below))
 
 
 def _between(score: Array, index: int) -> float:

@@ -38,9 +38,8 @@ def group_gap(metric: str, values: Mapping[str, tuple[float, Array]], level: flo
     ordered = sorted(known, key=lambda name: (known[name][0], name))
     worst, best = ordered[0], ordered[-1]
     (low, low_draws), (high, high_draws) = known[worst], known[best]
-    return Gap(
-        metric, worst, best, interval(low, low_draws, level=level), difference(high - low, high_draws - low_draws)
-    )
+    gap = difference(high - low, high_draws - low_draws, level)
+    return Gap(metric, worst, best, interval(low, low_draws, level=level), gap)
 
 
 def difference(point: float, sample: Array, level: float = 0.95) -> Interval:

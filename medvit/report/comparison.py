@@ -21,7 +21,7 @@ from medvit.report.evaluation import Report, Section
 from medvit.report.frozen import Frozen
 from medvit.report.groups import groups_of
 from medvit.report.predictions import Finding, Sample
-from medvit.report.table import Row, Table, missing, plain
+from medvit.report.table import Row, Table, fewest, missing, plain
 from medvit.report.wording import cell
 
 Array = NDArray[np.float64]
@@ -133,13 +133,15 @@ def _areas(one: Side, other: Side) -> Table:
 def _points(one: Side, other: Side) -> Table:
     rows: list[Row] = []
     for a, b in _pairs(one, other):
-        points = (one.frozen.points.get(a.name, ()), other.frozen.points.get(a.name, ()))
-        for left, right in zip(*points, strict=False):
-            if rule_name(left) != rule_name(right) or not a.both:
+        left, right = ({rule_name(p): p for p in side.frozen.points.get(a.name, ())} for side in (one, other))
+        for rule in dict.fromkeys([*left, *right]) if a.both else ():
+            if rule not in left or rule not in right:
+                alone = missing(f"n/a (only {(one if rule in left else other).name} has this rule)")
+                rows.append({"finding": a.name, "rule": rule, "difference": alone})
                 continue
             for k, metric in enumerate(("sensitivity", "specificity")):
-                sides = [_rate(a, left.threshold, k), _rate(b, right.threshold, k)]
-                rows.append({"finding": a.name, "rule": rule_name(left), "metric": metric,
+                sides = [_rate(a, left[rule].threshold, k), _rate(b, right[rule].threshold, k)]
+                rows.append({"finding": a.name, "rule": rule, "metric": metric,
                              **_difference(one.sample, sides, a.rows)})  # fmt: skip
     _correct(rows)
     columns = {"finding": "Finding", "rule": "Rule", "metric": "Metric", "one": one.name, "other": other.name,
@@ -157,9 +159,8 @@ def _groups(one: Side, other: Side) -> Table:
             y = a.target[inside]
             row: Row = {"finding": a.name, "column": group.column, "group": group.value, "units": y.size,
                         "positives": int(y.sum())}  # fmt: skip
-            fewest = int(min(y.sum(), y.size - y.sum()))
-            if fewest < floor:
-                rows.append(row | {"difference": missing(f"insufficient ({fewest})")})
+            if (few := fewest(one.sample, a, np.isin(a.rows, group.rows))) < floor:
+                rows.append(row | {"difference": missing(f"insufficient ({few})")})
                 continue
             ranked = [Ranking(y, side.margin[inside]).auroc for side in (a, b)]
             rows.append(row | _difference(one.sample, ranked, a.rows[inside]))

@@ -15,10 +15,11 @@ from medvit.metric.ranking import Ranking, ratio
 from medvit.metric.sample_size import positives_needed
 from medvit.report.frozen import Frozen
 from medvit.report.predictions import Finding, Sample, findings_of
-from medvit.report.table import Row, Table, estimate, missing, patients, proportion
+from medvit.report.table import Row, Table, estimate, fewest, missing, patients, proportion
 
 Array = NDArray[np.float64]
-FEW = 50  # positives below which bootstrap intervals are known to be too narrow (arXiv 2601.17103)
+_NO_RATIO = ("n/a (no false positives)", "n/a (no true negatives)")
+FEW = 50  # patients with the finding below which bootstrap intervals are known to be too narrow (arXiv 2601.17103)
 
 
 def findings(sample: Sample, frozen: Frozen) -> Table:
@@ -186,8 +187,8 @@ def _delong(sample: Sample, found: Finding) -> Row:
 
 
 def _size(sample: Sample, found: Finding, auroc: Interval) -> str:
-    wanted, positives = sample.spec.detail.half_width, int(found.target.sum())
-    warning = f"fewer than {FEW} positives: intervals are too narrow; " if positives < FEW else ""
+    wanted, few = sample.spec.detail.half_width, fewest(sample, found)
+    warning = f"only {few} patients of the rarer outcome (under {FEW}): intervals are too narrow; " if few < FEW else ""
     if not 0.0 < auroc.value < 1.0:
         return warning + "no estimate at AUROC 1"
     needed = positives_needed(auroc.value, float(found.target.mean()), wanted, sample.spec.bootstrap.level)
@@ -204,7 +205,7 @@ def _rates(sample: Sample, found: Finding, threshold: float) -> Row:
     behind = (y == 1, y == 0, p >= threshold, p < threshold)
     empty = ("n/a (0 positives)", "n/a (0 negatives)", "n/a (none called)", "n/a (all called)")
     row, level = dict[str, Any](counts), sample.spec.bootstrap.level
-    for name, value, mask, why in zip(RATES, values, (*behind, None, None), (*empty, "n/a", "n/a"), strict=True):
+    for name, value, mask, why in zip(RATES, values, (*behind, None, None), (*empty, *_NO_RATIO), strict=True):
         if not np.isfinite(value.value):
             row[name] = missing(why)
         else:

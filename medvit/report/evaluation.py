@@ -115,6 +115,13 @@ def make(test: Sample, validation: Sample, frozen: Frozen, extras: Extras | None
     return Report(head, body, content)
 
 
+def audit(test: Sample, validation: Sample, extras: Extras) -> Table:
+    """Return the leakage audit of the tested set; raises EvaluationError where it shares what no setting allowed."""
+    known = None if extras.split == "val" else validation
+    allowed, external = leaks_allowed(extras.provenance), "external" in extras.provenance
+    return cohort.audit(test, known, extras.train, allowed, external)
+
+
 def write(report: Report, folder: Path) -> Path:
     """Write report.json, report.html, tables/*.csv and figures/*.png into `folder`; return the page's place."""
     for part in ("tables", "figures"):
@@ -143,11 +150,8 @@ def html(report: Report) -> str:
 
 
 def _sections(test: Sample, validation: Sample, frozen: Frozen, extras: Extras) -> list[Section]:
-    allowed = leaks_allowed(extras.provenance)
     itself = extras.split == "val"
-    # First: a leaking test set must not give a number.
-    external = "external" in extras.provenance
-    audited = cohort.audit(test, None if itself else validation, extras.train, allowed, external)
+    audited = audit(test, validation, extras)  # first: a leaking test set must not give a number
     by_group, gaps = groups.subgroups(test, frozen)
     areas, failed = discrimination.findings(test, frozen), gallery.failures(test, frozen)
     curve, scaled = probability.reliability_curve(test, frozen), probability.calibration(test, frozen)

@@ -6,16 +6,18 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.metric.bootstrap import Interval
+from medvit.metric.bootstrap import DEFINED, Interval
 from medvit.metric.ranking import Ranking, pr_curve, ratio, roc_curve
 from medvit.report.frozen import Frozen
 from medvit.report.predictions import Finding, Sample, findings_of
 from medvit.report.table import Row, Table
+from medvit.report.wording import named
 
 Array = NDArray[np.float64]
 MODEL, OTHER, QUIET = "#1f4e79", "#c4572b", "#8a8f98"  # told apart in grey print and by colour-blind readers
@@ -185,9 +187,8 @@ def forest(table: Table, overall: dict[str, Interval]) -> Figure | None:
                 axes.text(
                     0.02, k, area.note, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET
                 )
-        axes.set_yticks(
-            range(len(rows)), [f"{_short(row['column'])}: {row['group']}  (n {row['units']})" for row in rows]
-        )
+        marks = [f"{_short(row['column'])}: {named(row['group'])} (n {row['units']})" for row in rows]
+        axes.set_yticks(range(len(rows)), [fill(mark, 50) for mark in marks])
         axes.set(xlabel="AUROC", ylim=(len(rows) - 0.4, -0.6))
 
     caption = "AUROC by subgroup with intervals over patients; dotted: all together."
@@ -209,6 +210,9 @@ def _roc_band(sample: Sample, found: Finding) -> tuple[Array, Array]:
         return np.stack([np.interp(_GRID, x, y) for x, y in zip(false, hit, strict=True)])
 
     sample_ = sample.draws.apply(heights, found.rows)
+    if np.isfinite(sample_).all(axis=1).mean() < DEFINED:
+        nothing = np.full(_GRID.size, np.nan)
+        return nothing, nothing
     tail = (1 - sample.spec.bootstrap.level) / 2
     low, high = np.nanquantile(sample_, [tail, 1 - tail], axis=0)
     return low, high

@@ -14,7 +14,7 @@ from medvit.metric.subgroup import difference, group_auroc, group_gap, group_sen
 from medvit.report.frozen import Frozen
 from medvit.report.predictions import Finding, Sample, findings_of, near
 from medvit.report.spec import DEFAULT_SUBGROUPS
-from medvit.report.table import NAN, Row, Table, missing, patients, proportion
+from medvit.report.table import NAN, Row, Table, fewest, missing, patients, proportion
 
 Array = NDArray[np.float64]
 _MOST = 12  # different values of a column above which numbers are cut into quarters and words refused
@@ -31,8 +31,10 @@ class Group(NamedTuple):
 def groups_of(sample: Sample) -> list[Group]:
     """Return the groups of every column asked for, or of the usual ones that are known of somebody.
 
+    Of a usual column with too many different words the rarest are taken together.
+
     Raises:
-        EvaluationError: a column that is not there, or with too many different words.
+        EvaluationError: a column asked for that is not there, or has too many different words.
     """
     asked = sample.spec.subgroups
     usual = [name for name in DEFAULT_SUBGROUPS if name in sample.table and _known(sample.table[name]).any()]
@@ -43,6 +45,8 @@ def groups_of(sample: Sample) -> list[Group]:
         if name not in sample.table
     ]
     banded = {name: _bands(name, sample.table[name]) for name in columns if name in sample.table}
+    if asked is None:
+        banded = {name: _rare_together(words) for name, words in banded.items()}
     problems += [
         f"subgroup column {name} has {np.unique(words).size} different values; expected {_MOST} or fewer"
         for name, words in banded.items()
@@ -77,8 +81,9 @@ def subgroups(sample: Sample, frozen: Frozen) -> tuple[Table, Table]:
                "positives": "Positives", "auroc": "AUROC", "difference": "AUROC minus that of all others",
                "sensitivity": "Sensitivity", "specificity": "Specificity"}  # fmt: skip
     note = (
-        f"A cell with fewer than {floor} positives or {floor} negatives says insufficient and gives no number. "
-        "Sensitivity and specificity at the first frozen operating point. Many groups are looked at: an interval that "
+        f"A group with fewer than {floor} patients with or {floor} without the finding says insufficient (how many) "
+        "and gives no number. Percentile intervals. Sensitivity and specificity at the first frozen operating point. "
+        "Many groups are looked at: an interval that "
         "misses 0 here is a reason to look closer, not a proof."
     )
     gap_columns = {"finding": "Finding", "column": "By", "metric": "Metric", "worst_group": "Worst group",
@@ -98,14 +103,13 @@ def _group_row(sample: Sample, found: Finding, group: Group, cut: float) -> tupl
     positives, floor, level = int(y.sum()), sample.spec.detail.floor, sample.spec.bootstrap.level
     row: Row = {"finding": found.name, "column": group.column, "group": group.value, "units": y.size,
                 "patients": patients(sample, found.rows[inside]), "positives": positives}  # fmt: skip
-    few = missing(f"insufficient ({min(positives, y.size - positives)})")
-    if min(positives, y.size - positives) < floor:
-        return row | dict.fromkeys(("auroc", "difference", "sensitivity", "specificity"), few), {}
+    if (few := fewest(sample, found, inside)) < floor:
+        none = missing(f"insufficient ({few})")
+        return row | dict.fromkeys(("auroc", "difference", "sensitivity", "specificity"), none), {}
     draws = type(sample.draws)(sample.draws.counts, sample.draws.code[found.rows])
     here, others = np.flatnonzero(inside), np.flatnonzero(~inside)
     values = {"auroc": group_auroc(found.target, found.margin, draws, here)}
-    rest = found.target[others]
-    if min(rest.sum(), rest.size - rest.sum()) >= floor:
+    if fewest(sample, found, ~inside) >= floor:
         value, sampled = group_auroc(found.target, found.margin, draws, others)
         row["difference"] = difference(values["auroc"][0] - value, values["auroc"][1] - sampled, level)
     else:
@@ -138,10 +142,9 @@ def _bands(name: str, values: pd.Series) -> NDArray[Any]:
     """Return a word per unit: decades of age, quarters of other measurements, the value itself, or "unknown"."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
     gone = ~_known(values)
-    if "age" in name.rpartition(".")[2].split("_"):
+    if "age" in name.rpartition(".")[2].split("_") and np.isfinite(numbers[~gone]).all():
         decade = np.minimum(np.nan_to_num(numbers, nan=0.0) // 10 * 10, 90).astype(int)
         words = np.array([f"{low:02d}–{low + 9:02d}" if low < 90 else "90+" for low in decade], dtype=object)
-        gone = gone | np.isnan(numbers)
     elif np.isfinite(numbers[~gone]).all() and np.unique(numbers[~gone]).size > _MOST:
         edges = np.quantile(numbers[~gone], [0.25, 0.5, 0.75])
         names = [f"1st quarter, up to {edges[0]:.4g}", f"2nd quarter, up to {edges[1]:.4g}",
@@ -150,6 +153,14 @@ def _bands(name: str, values: pd.Series) -> NDArray[Any]:
     else:
         words = values.astype(str).str.strip().to_numpy(object)
     return np.where(gone, "unknown", words).astype(str)
+
+
+def _rare_together(words: NDArray[Any]) -> NDArray[Any]:
+    values, counts = np.unique(words, return_counts=True)
+    if values.size <= _MOST:
+        return words
+    kept = values[np.argsort(-counts, kind="stable")[: _MOST - 1]]
+    return np.where(np.isin(words, kept), words, f"{values.size - kept.size} others")
 
 
 def _known(values: pd.Series) -> NDArray[np.bool_]:

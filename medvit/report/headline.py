@@ -25,7 +25,7 @@ def headline(test: Sample, tables: Mapping[str, Table], split: str = "test") -> 
     areas = [row for row in tables["findings"].rows if math.isfinite(row["auroc"].value)]
     if not few:
         ranked = sorted(areas[:-1], key=lambda row: row["auroc"].value)
-        areas = [areas[-1], ranked[-1], ranked[0]]  # macro, best, worst
+        areas = [areas[-1], *ranked[-1:], *ranked[:-1][:1]]  # macro, best, worst
     lines += [f"AUROC, {row['finding']}: {cell(row['auroc'])}." for row in areas]
     lines += [
         f"{row['finding']} at the frozen threshold {row['threshold']:.3f} ({row['rule']}): sensitivity "

@@ -199,22 +199,35 @@ def _value_problems(table: pd.DataFrame, spec: EvaluationSpec, value: str) -> li
                 else "0, 1 or empty; resolve uncertain labels by the task"
             )
             problems.append(f"target.{name}: {outside} of {len(x)} labels are outside the policy; expected {expected}")
-    if not problems and spec.kind in ("binary", "multilabel", "multiclass"):
-        problems += _activation_problems(table, spec)
-    if not problems and spec.kind == "multiclass":
-        total = table[[f"target.{name}" for name in spec.names]].sum(axis=1, min_count=len(spec.names))
-        if several := int((total.notna() & (total != 1)).sum()):
-            problems.append(f"{several} rows have no or several classes; expected exactly one, or all empty")
-    return problems
+    if spec.kind != "regression":
+        p = table[[f"prob.{name}" for name in spec.names]].apply(pd.to_numeric, errors="coerce")
+        if outside := int((~((p >= -_SAME) & (p <= 1 + _SAME))).any(axis=1).sum()):
+            problems.append(f"{outside} of {len(p)} rows have a prob that is no number from 0 to 1")
+    return problems or [*_activation_problems(table, spec), *_target_problems(table, spec)]
+
+
+def _target_problems(table: pd.DataFrame, spec: EvaluationSpec) -> list[str]:
+    """Say what is wrong with targets that depend on each other: exclusive classes, and the steps of a grade."""
+    if spec.kind not in ("multiclass", "ordinal"):
+        return []
+    target = table[[f"target.{name}" for name in spec.names]].to_numpy(float)
+    gone = np.isnan(target)
+    right = (target.sum(axis=1) == 1) if spec.kind == "multiclass" else (np.diff(target, axis=1) <= 0).all(axis=1)
+    wrong = int((~(right | gone.all(axis=1))).sum())
+    what = {"multiclass": "no or several classes; expected exactly one, or all empty",
+            "ordinal": "steps that rise (a higher grade without the lower one) or are partly empty"}  # fmt: skip
+    return [f"{wrong} rows have {what[spec.kind]}"] * bool(wrong)
 
 
 def _activation_problems(table: pd.DataFrame, spec: EvaluationSpec) -> list[str]:
+    if spec.kind not in ("binary", "multilabel", "multiclass"):
+        return []
     base = np.stack([table[f"logit.{name}"].to_numpy(float) for name in spec.names], axis=1)
     found = np.stack([table[f"prob.{name}"].to_numpy(float) for name in spec.names], axis=1)
     apart = np.abs(sigmoid(margins(spec.kind, base)) - found)
     if apart.max() <= _SAME:
         return []
-    return [f"prob and logit disagree by up to {np.nanmax(apart):.2g}; expected the {spec.kind} activation"]
+    return [f"prob and logit disagree by up to {apart.max():.2g}; expected the {spec.kind} activation"]
 
 
 def base_of(table: pd.DataFrame, spec: EvaluationSpec) -> Array:

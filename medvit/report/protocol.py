@@ -14,8 +14,9 @@ import pandas as pd
 from medvit.errors import EvaluationError
 from medvit.report import frozen as thresholds
 from medvit.report import keep
-from medvit.report.evaluation import Extras, Report, make, write
+from medvit.report.evaluation import Extras, Report, audit, make, write
 from medvit.report.frozen import Frozen
+from medvit.report.groups import groups_of
 from medvit.report.predictions import Sample, prepare, read_predictions
 from medvit.report.spec import EvaluationSpec, from_json
 
@@ -63,6 +64,8 @@ def evaluate_predictions(
     began = time.monotonic()
     val_table = read_predictions(validation)
     val = _answerable(prepare(val_table, spec, "val"), "val")
+    if split in ("test", "val"):  # of one data set with validation: a column is missing in both or in none
+        groups_of(val)
     decided = thresholds.freeze(val) if frozen is None else thresholds.read(frozen, recorded)
     if frozen is not None:
         thresholds.refuse_unfit(decided, val)
@@ -73,6 +76,7 @@ def evaluate_predictions(
     sample = _answerable(prepare(opened, spec, split), split)
     val = replace(val, table=_aligned(val.table, sample.table))
     extras = replace(extras or Extras(), split=split)
+    groups_of(sample), audit(sample, val, extras)  # what refuses comes before the sections that take minutes
     if extras.warned is not None:
         extras = replace(extras, cautions=(*extras.cautions, *extras.warned(decided)))
     if extras.late is not None:

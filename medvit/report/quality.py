@@ -19,6 +19,7 @@ from medvit.data.manifest import KEPT, LABEL, Manifest, replace_file
 from medvit.errors import DicomRefusal
 from medvit.report.quality_finding import FAIL, WARN, Finding, findings
 from medvit.report.quality_measure import measure
+from medvit.report.wording import named
 
 REPORT = "quality.html"
 THUMB = 132
@@ -140,7 +141,7 @@ def _with_shares(title: str, counts: list[tuple[str, int]]) -> Bars:
 
 def _bars(table: pd.DataFrame) -> list[Bars]:
     names = [name for name in _FACTS if (table[name] != "").any()]
-    bars = [_with_shares(name.replace("_", " "), _counts(_named(table[name]))) for name in names]
+    bars = [_with_shares(name.replace("_", " "), _counts(table[name].map(named))) for name in names]
     matrix = table["rows"].astype(str) + " × " + table["columns"].astype(str)
     bars.append(_with_shares("matrix (rows × columns)", _counts(matrix)))
     for title, name, edges in (
@@ -155,15 +156,6 @@ def _bars(table: pd.DataFrame) -> list[Bars]:
         bars.append(_with_shares(title, counts + [("unknown", unknown)] * bool(unknown)))
     extra = [name for name in table.columns if name.startswith(KEPT) and table[name].nunique() <= 20]
     return bars + [_with_shares(name.removeprefix(KEPT).replace("_", " "), _counts(table[name])) for name in extra]
-
-
-def _named(values: pd.Series) -> pd.Series:
-    """Return transfer syntaxes by their names; other values as they are."""
-    from medvit.dicom.tags import syntax_name
-
-    return values.map(
-        lambda value: syntax_name(value).rpartition(" (")[0] if value.startswith("1.2.840.10008.") else value
-    )
 
 
 def _label_bars(table: pd.DataFrame) -> list[Bars]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.metric.bootstrap import Interval, intervals, wilson
-from medvit.report.predictions import Sample
+from medvit.report.predictions import Finding, Sample
 
 Array = NDArray[np.float64]
 Row = dict[str, Any]
@@ -81,6 +81,12 @@ def estimate(
 def patients(sample: Sample, rows: NDArray[np.intp]) -> int:
     """Return how many patients are behind rows."""
     return int(np.unique(sample.draws.code[rows]).size)
+
+
+def fewest(sample: Sample, found: Finding, inside: NDArray[np.bool_] | None = None) -> int:
+    """Return how many patients have the rarer outcome, over the known rows of a finding that are `inside`."""
+    outcome = found.target if inside is None else np.where(inside, found.target, np.nan)
+    return min(patients(sample, found.rows[outcome == value]) for value in (1, 0))
 
 
 def proportion(value: Interval, total: int, level: float) -> Interval:

@@ -16,7 +16,16 @@ def cell(value: Any) -> str:
         return f"{_short(value.value)} {bounds(value)}"
     if isinstance(value, float):
         return _short(value) if math.isfinite(value) else ""
-    return "" if value is None else str(value)
+    return "" if value is None else named(str(value))
+
+
+def named(word: str) -> str:
+    """Return a registered DICOM UID by its name, any other word as it is."""
+    if not word.startswith("1.2.840.10008."):
+        return word
+    from medvit.dicom.tags import syntax_name
+
+    return syntax_name(word).removesuffix(f" ({word})")
 
 
 def bounds(value: Interval) -> str:
@@ -25,7 +34,7 @@ def bounds(value: Interval) -> str:
         return f"(no interval: {value.note})"
     if value.low == value.high and value.value != 0:
         return "(no interval: every draw gives this value)"
-    return f"({_short(value.low)} to {_short(value.high)})"
+    return f"({_short(value.low)} to {_short(value.high) if math.isfinite(value.high) else '∞'})"
 
 
 def exact(value: Any) -> str:

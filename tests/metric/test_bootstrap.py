@@ -86,6 +86,23 @@ def test_one_patient_cannot_be_resampled():
         patient_draws(["a", "a"], 10, 0)
 
 
+def test_a_few_draws_without_a_value_are_told_and_more_of_them_leave_no_interval():
+    sample = np.linspace(0, 1, 1000)
+    told = interval(0.5, np.where(np.arange(1000) < 10, np.nan, sample))
+    assert (told.note, told.draws) == ("defined in only 990 of 1000 draws", 990)
+    assert 0 < told.low < told.high < 1
+    assert math.isnan(interval(0.5, np.where(np.arange(1000) < 30, np.nan, sample)).low)
+
+
+def test_draws_that_are_infinite_hold_the_upper_end_of_an_interval():
+    sample = np.linspace(1, 5, 1000)
+    many = interval(2.0, np.where(sample > 4.7, np.inf, sample))
+    assert (many.high, many.note) == (math.inf, "infinite in 75 of 1000 draws")
+    few = interval(2.0, np.where(sample > 4.97, np.inf, sample))
+    assert few.high == pytest.approx(interval(2.0, sample).high, abs=0.01)
+    assert few.draws == 1000
+
+
 @pytest.mark.slow
 def test_patient_intervals_cover_and_image_intervals_do_not():
     """300 studies of 60 patients with 5 alike images each; binormal AUROC 0.7602 is the truth."""

@@ -136,3 +136,7 @@ def test_scores_that_are_not_numbers_are_refused():
 
 def test_two_sided_p_of_the_normal_quantile():
     assert two_sided(1.959963984540054) == pytest.approx(0.05, abs=1e-15)
+
+
+def test_a_variance_of_nothing_but_rounding_has_an_interval():
+    assert delong_interval(0.9, -1e-19) == (0.9, 0.9)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvit.errors import EvaluationError
-from medvit.metric.bootstrap import patient_draws
+from medvit.metric.bootstrap import intervals, patient_draws
 from medvit.metric.operating_point import RuleSpec, choose, confusion, rates
 
 # A hand-made ROC: scores 1 to 10, positives at 4, 6, 8, 9, 10.
@@ -70,7 +70,16 @@ def test_rates_of_a_two_by_two_table_by_hand():
 def test_a_rate_without_a_denominator_is_not_a_number():
     found = rates([0, 0, 1], [0.1, 0.2, 0.3], 0.9)[0]
     assert math.isnan(found[2])  # PPV: nothing was called positive
-    assert math.isnan(found[4])  # LR+: specificity is 1
+    assert math.isnan(found[4])  # LR+: specificity is 1, and nothing was found either
+
+
+def test_a_likelihood_ratio_over_nothing_is_infinite_and_opens_its_interval():
+    assert rates([0, 0, 1], [0.1, 0.2, 0.9], 0.5)[0, 4] == math.inf  # no false positive
+    assert rates([0, 1, 1], [0.9, 0.2, 0.9], 0.5)[0, 5] == math.inf  # no true negative
+    y, p = np.repeat([0.0, 1.0], 50), np.r_[np.full(48, 0.1), 0.9, 0.9, np.full(40, 0.9), np.full(10, 0.1)]
+    found = intervals(lambda w: rates(y, p, 0.5, w)[:, 4], patient_draws(np.arange(100), 400, 0))[0]
+    assert found.value == pytest.approx(0.8 / 0.04)
+    assert found.low < found.value < found.high == math.inf
 
 
 @settings(max_examples=50, deadline=None)

@@ -44,3 +44,11 @@ def test_sensitivity_at_a_fixed_threshold_by_group():
 
 def test_one_group_alone_has_no_gap():
     assert group_gap("auroc", {"A": (0.9, np.ones(5)), "B": (float("nan"), np.ones(5))}) is None
+
+
+def test_the_gap_has_the_level_that_was_asked():
+    vendor, y, p = planted()
+    draws = patient_draws(np.arange(y.size), 500, 1)
+    values = {name: group_auroc(y, p, draws, np.flatnonzero(vendor == k)) for k, name in enumerate(("A", "B"))}
+    wide, narrow = (group_gap("auroc", values, level).gap for level in (0.95, 0.5))
+    assert narrow.high - narrow.low < 0.5 * (wide.high - wide.low)

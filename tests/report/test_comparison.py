@@ -43,6 +43,13 @@ def test_a_run_compared_with_itself_differs_by_nothing_with_p_one(side):
             assert row.get("delong") in (None, 1.0)
 
 
+def test_a_rule_that_only_one_run_has_is_named_and_the_others_are_still_paired(side):
+    more = side("more", points=(RuleSpec("sensitivity", 0.9), RuleSpec()))
+    rows = [row for row in compare(side("plain"), more).tables["comparison_points"].rows if row["finding"] == NAMES[0]]
+    assert [row.get("metric") for row in rows] == ["sensitivity", "specificity", None]
+    assert rows[2]["difference"].note == "n/a (only more has this rule)"
+
+
 def test_a_noisier_model_is_found_worse_on_its_finding_only(side):
     clear, noisy = side(), side("noisy", noise=4.0)
     rows = {(row["finding"], row["metric"]): row for row in compare(clear, noisy).tables["comparison"].rows}

@@ -181,6 +181,64 @@ def test_a_subgroup_too_small_prints_insufficient_and_never_a_number(full):
         assert re.fullmatch(r"insufficient \(\d+\)", row["auroc"]["note"])
 
 
+def test_many_films_of_few_patients_are_still_a_small_group(tmp_path, make_table, make_spec):
+    val, test = make_table("val"), make_table("test")
+    group = np.where(test["patient"].isin(test["patient"].unique()[:8]), "rare", "common")
+    often = pd.concat([test.assign(group=group)] * 6).reset_index(drop=True)
+    often["uid"] = [f"test{k}" for k in range(len(often))]
+    report = evaluate_predictions(val.assign(group=""), often, make_spec(subgroups=("group",)), tmp_path)
+    rows = {row["group"]: row for row in report.tables["subgroups"].rows}
+    assert rows["rare"]["positives"] >= 10
+    assert rows["rare"]["units"] - rows["rare"]["positives"] >= 10
+    assert re.fullmatch(r"insufficient \([0-9]\)", rows["rare"]["auroc"].note)
+    assert np.isfinite(rows["common"]["auroc"].value)
+
+
+def test_words_of_a_column_on_age_stay_words_and_many_sites_do_not_stop_the_report(tmp_path, make_table, make_spec):
+    test = make_table("test")
+    test["table.site"] = [f"site {k % 30}" for k in range(200)]
+    test["table.age_group"] = np.tile(["child", "adult"], 100)
+    val = make_table("val").assign(**{"table.site": "site 0", "table.age_group": "adult"})
+    usual = evaluate_predictions(val, test, make_spec(), tmp_path / "a").tables["subgroups"].rows
+    sites = [row for row in usual if row["column"] == "table.site"]
+    assert sites[0]["group"] == "19 others"
+    assert (len(sites), sum(row["units"] for row in sites)) == (12, 200)
+    asked = evaluate_predictions(val, test, make_spec(subgroups=("table.age_group",)), tmp_path / "b")
+    assert {row["group"] for row in asked.tables["subgroups"].rows} == {"child", "adult"}
+
+
+def test_transfer_syntaxes_are_read_by_name_and_kept_by_uid(tmp_path, make_table, make_spec):
+    val, test = (make_table(split).assign(transfer_syntax="1.2.840.10008.1.2.5") for split in ("val", "test"))
+    report = evaluate_predictions(val, test, make_spec(subgroups=("transfer_syntax",)), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "RLE Lossless" in page
+    assert "1.2.840.10008" not in page
+    assert report.content["tables"]["subgroups"]["rows"][0]["group"] == "1.2.840.10008.1.2.5"
+
+
+def test_what_refuses_an_evaluation_is_told_before_the_long_sections(tmp_path, make_table, make_spec):
+    def closed():
+        raise AssertionError("the test set was opened")
+
+    def slow(_sample, _frozen):
+        raise AssertionError("sections were made")
+
+    with pytest.raises(EvaluationError, match=r"sx is not in the predictions \(did you mean sex\?\)"):
+        evaluate_predictions(make_table("val"), closed, make_spec(subgroups=("sx",)), tmp_path)
+    train = pd.DataFrame({"uid": ["x"], "patient": [make_table("test").loc[3, "patient"]]})
+    extras = Extras(train=train, late=slow)
+    with pytest.raises(EvaluationError, match="E-LEAK"):
+        evaluate_predictions(make_table("val"), make_table("test"), make_spec(), tmp_path, extras=extras)
+
+
+def test_one_known_finding_of_many_is_named_once(tmp_path, make_table, make_spec):
+    names = ("a", "b", "c", "d")
+    val, test = make_table("val", names=names), make_table("test", names=names)
+    test[[f"target.{name}" for name in names[1:]]] = 0.0
+    lines = evaluate_predictions(val, test, make_spec(names), tmp_path).headline
+    assert len([line for line in lines if line.startswith("AUROC, a:")]) == 1
+
+
 def test_a_planted_gap_between_vendors_is_found(tmp_path, make_table, make_spec):
     tables = [make_table(split, n=900) for split in ("val", "test")]
     for table in tables:

@@ -24,6 +24,7 @@ def spoilt(table, **columns):
         (lambda t: t.assign(**{"target.pneumonia": -1.0}), "200 of 200 labels are outside the policy"),
         (lambda t: t.assign(**{"target.pneumonia": "yes"}), "200 of 200 labels are outside the policy"),
         (lambda t: t.assign(**{"prob.pneumonia": 0.5}), "prob and logit disagree"),
+        (lambda t: t.assign(**{"prob.pneumonia": t["prob.pneumonia"].where(t.index != 3)}), "1 of 200 rows .* 0 to 1"),
         (lambda t: t.assign(split="train"), "rows of split train among those of test"),
         (lambda t: t.assign(patient="one"), "1 patient; an interval needs at least 2"),
         (lambda t: t.iloc[:0], "no rows"),
@@ -90,6 +91,28 @@ def test_a_class_table_that_is_not_one_hot_is_refused(make_table, make_spec):
     table = table.assign(**{"prob.a": p[:, 0], "prob.b": p[:, 1], "target.a": 1.0, "target.b": 1.0})
     with pytest.raises(EvaluationError, match="200 rows have no or several classes"):
         prepare(table, make_spec(("a", "b"), "multiclass"), "test")
+
+
+def test_a_row_with_some_of_its_classes_unknown_is_refused(make_table, make_spec):
+    table = make_table("test", names=("a", "b"))
+    p = 1 / (1 + np.exp(table["logit.b"] - table["logit.a"]))
+    table = table.assign(**{"prob.a": p, "prob.b": 1 - p, "target.a": 1.0, "target.b": 0.0})
+    prepare(table, make_spec(("a", "b"), "multiclass"), "test")
+    table.loc[:4, "target.a"] = np.nan
+    with pytest.raises(EvaluationError, match="5 rows have no or several classes"):
+        prepare(table, make_spec(("a", "b"), "multiclass"), "test")
+    table.loc[:4, "target.b"] = np.nan
+    assert np.isnan(prepare(table, make_spec(("a", "b"), "multiclass"), "test").target[:5]).all()
+
+
+def test_grades_whose_steps_rise_or_whose_probabilities_are_none_are_refused(make_table, make_spec):
+    table, spec = make_table("test", names=("low", "high")), make_spec(("low", "high"), "ordinal")
+    table = table.assign(**{"target.low": 1.0, "target.high": 0.0})
+    prepare(table, spec, "test")
+    with pytest.raises(EvaluationError, match=r"200 rows have steps that rise"):
+        prepare(table.assign(**{"target.low": 0.0, "target.high": 1.0}), spec, "test")
+    with pytest.raises(EvaluationError, match=r"200 of 200 rows have a prob that is no number from 0 to 1"):
+        prepare(table.assign(**{"prob.low": 1.5}), spec, "test")
 
 
 def test_settings_survive_json_and_unknown_ones_name_the_nearest(make_spec):
