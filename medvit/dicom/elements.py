@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
+
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import BaseTag
 
 from medvit.dicom.limits import LIMITS, Deadline, Limits
 from medvit.errors import DicomRefusal
@@ -16,20 +20,41 @@ from medvit.errors import DicomRefusal
 UNDEFINED: Final = 0xFFFFFFFF
 PIXELS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_META_GROUP: Final = range(0x0002, 0x0003)
+_BEFORE_PIXELS: Final = range(0x7FE0)
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _SHORT = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
 _PLAIN: Final = {vr: (vr.decode(), 8) for vr in _SHORT} | {vr: (vr.decode(), 12) for vr in _LONG - {b"SQ", b"UN"}}
 
 
+Raw = dict[BaseTag, RawDataElement]
+
+
+@lru_cache(1 << 16)
+def tag_of(number: int) -> BaseTag:
+    """Return one object per tag: pydicom's tags are compared in Python wherever they are not the same object."""
+    return BaseTag(number)
+
+
 class Element(NamedTuple):
     """Where one top-level element lies: `start`/`stop` bound its value, without a closing delimiter."""
 
-    tag: int
+    tag: BaseTag
     vr: str | None
     length: int
     start: int
     stop: int
     implicit: bool
+
+    @property
+    def head(self) -> int:
+        """Where its tag stands."""
+        return self.start - (12 if self.vr and self.vr.encode() in _LONG else 8)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the walk passes over its value without a look."""
+        return self.vr not in (None, "SQ", "UN")
 
 
 @dataclass(frozen=True)
@@ -60,6 +85,19 @@ class Walker:
         self._long = struct.Struct(encoding.order + "I")
         self._explicit = struct.Struct(encoding.order + "HH2sHI")
 
+    def meta(self, start: int) -> tuple[Raw, int]:
+        """Return the elements of group 0002 from `start`, undecoded, and where the data set starts."""
+        found: list[Element] = []
+        pos = self._plain(start, found, _META_GROUP)
+        while pos + 8 <= len(self.view) and bytes(self.view[pos : pos + 2]) == b"\x02\0":
+            element, pos = self.one(pos)
+            found.append(element)
+        return raw_elements(self, found)[0], pos
+
+    def read(self, start: int, *, pixels: bool) -> tuple[Raw, Element | None]:
+        """Return the elements before the pixels, undecoded, and the pixel element, None if there is none."""
+        return raw_elements(self, self.top_level(start, pixels=pixels))
+
     def top_level(self, start: int, *, pixels: bool) -> list[Element]:
         """List the top-level elements from `start`, up to and with the pixel data (unmeasured if not `pixels`).
 
@@ -68,7 +106,7 @@ class Walker:
         """
         found: list[Element] = []
         pos, end = start, len(self.view)
-        while (pos := self._plain(pos, found)) + 8 <= end:
+        while (pos := self._plain(pos, found, _BEFORE_PIXELS)) + 8 <= end:
             element, pos = self.one(pos, pixels=pixels)
             if element.tag in (_ITEM_END, _SEQUENCE_END):  # stray delimiters after a sequence: harmless padding
                 continue
@@ -92,10 +130,10 @@ class Walker:
             stop, after = self._extent(tag, vr, length, start, implicit)
             if length == UNDEFINED and tag not in PIXELS:  # only a sequence may be closed by a delimiter (PS3.5 6.2.2)
                 vr, implicit = "SQ", implicit or vr == "UN"
-        return Element(tag, vr, length, start, stop, implicit), after
+        return Element(tag_of(tag), vr, length, start, stop, implicit), after
 
-    def _plain(self, pos: int, found: list[Element]) -> int:
-        """Append explicit elements from `pos` as long as they are whole and no sequences, as most are; return the end.
+    def _plain(self, pos: int, found: list[Element], groups: range) -> int:
+        """Append explicit elements of `groups` from `pos` while they are whole and no sequences; return the end.
 
         A short cut through `one`, which takes the rest.
         """
@@ -107,9 +145,9 @@ class Walker:
             length = short if head == 8 else long
             start = pos + head
             stop = start + length
-            if not head or length == UNDEFINED or stop > end or group in (0x7FE0, 0xFFFE):
+            if not head or length == UNDEFINED or stop > end or group not in groups:
                 break
-            found.append(make(Element, (group << 16 | number, vr, length, start, stop, False)))
+            found.append(make(Element, (tag_of(group << 16 | number), vr, length, start, stop, False)))
             pos = stop
             if len(found) % 512 == 0:
                 self._deadline.check()
@@ -234,3 +272,15 @@ class Walker:
             raise NeedMoreBytes
         found = "the compressed pixel data is not closed by a delimiter"
         raise DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")
+
+
+def raw_elements(walker: Walker, elements: list[Element]) -> tuple[Raw, Element | None]:
+    """Return elements by tag, their values copied out of the file, and apart from them the last one if it is pixels."""
+    last = elements[-1] if elements and elements[-1].tag in PIXELS else None  # nothing after them is read
+    before = elements[:-1] if last else elements
+    head, little = bytes(walker.view[: before[-1].stop if before else 0]), walker.encoding.little
+    make = tuple.__new__  # as in `Walker._plain`; the last two fields: raw, not buffered
+    return {
+        tag: make(RawDataElement, (tag, vr, length, head[start:stop], start, implicit, little, True, False))
+        for tag, vr, length, start, stop, implicit in before
+    }, last

@@ -11,11 +11,11 @@ from typing import Any, Final, cast
 
 import pydicom
 from pydicom.dataelem import RawDataElement
-from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from medvit.dicom import storage, tags
-from medvit.dicom.elements import PIXELS, Element, Encoding, NeedMoreBytes, Walker
+from medvit.dicom.alike import Alike
+from medvit.dicom.elements import Element, Encoding, NeedMoreBytes, Walker
 from medvit.dicom.limits import LIMITS, Limits, check_file_size, inflate
 from medvit.dicom.storage import Source
 from medvit.errors import DicomRefusal
@@ -52,13 +52,13 @@ _NO_IMAGE_MODALITIES = frozenset(
 
 
 def read_dataset(
-    source: Source, *, pixels: bool, force: bool = False, limits: Limits = LIMITS
+    source: Source, *, pixels: bool, force: bool = False, limits: Limits = LIMITS, alike: Alike | None = None
 ) -> pydicom.Dataset:
     """Read one DICOM object; with `pixels=False` only the head of the file is read.
 
     The result is a `pydicom.Dataset` with `file_meta` and a list `notes` of one-line warnings (`W-` codes). Its pixel
     data is a memoryview into the file's bytes: take it through `decode.stored_frames` only. `force` reads an object
-    without preamble or transfer syntax (PS3.10 7.1).
+    without preamble or transfer syntax (PS3.10 7.1). `alike` remembers what the objects of a series have in common.
     Raises `DicomRefusal`: `E-IO`, `E-EMPTY`, `E-SIZE`, `E-CHANGED`, `E-NOTDICOM`, `E-TAG`, `E-INFLATE`, `E-PARSE`,
     `E-TRUNC`, `E-DEPTH`, `E-TIME`, `E-NOPIXELS`, and `I-SKIP` for what is no image (SR, DICOMDIR, ...).
     """
@@ -66,7 +66,7 @@ def read_dataset(
     while True:
         view, whole = _load(source, head, limits)
         try:
-            return _parse(view, whole, pixels, force, limits)
+            return _parse(view, whole, pixels, force, limits, alike)
         except NeedMoreBytes:
             head = None if head is None or head > 1 << 22 else head * 16
 
@@ -85,7 +85,9 @@ def _load(source: Source, head: int | None, limits: Limits) -> tuple[memoryview,
     return found.view, len(found.view) == found.stat.st_size
 
 
-def _parse(view: memoryview, whole: bool, pixels: bool, force: bool, limits: Limits) -> pydicom.Dataset:
+def _parse(
+    view: memoryview, whole: bool, pixels: bool, force: bool, limits: Limits, alike: Alike | None
+) -> pydicom.Dataset:
     notes: list[str] = []
     start = _signature(view, force, notes)
     meta, start = _meta(view, start, limits, whole)
@@ -100,12 +102,17 @@ def _parse(view: memoryview, whole: bool, pixels: bool, force: bool, limits: Lim
         view, start = memoryview(inflate(view[start:], limits)), 0
     encoding = _encoding(view, start, syntax, notes)
     walker = Walker(view, encoding, limits, whole=whole)
-    elements = walker.top_level(start, pixels=pixels)
-    dataset = pydicom.Dataset(_raw_elements(view, elements, pixels, encoding.little))
+    raw, last = alike.read(walker, start, pixels=pixels) if alike else walker.read(start, pixels=pixels)
+    if last and pixels:
+        value = cast(Any, view[last.start : last.stop])
+        raw[last.tag] = RawDataElement(
+            last.tag, last.vr, last.length, value, last.start, last.implicit, encoding.little
+        )
+    dataset = pydicom.Dataset(raw)
     dataset.file_meta = meta
     dataset.set_original_encoding(encoding.implicit, encoding.little)
     dataset.notes = notes
-    _require_image(dataset, elements)
+    _require_image(dataset, last)
     return dataset
 
 
@@ -138,14 +145,8 @@ def _signature(view: memoryview, force: bool, notes: list[str]) -> int:
 
 def _meta(view: memoryview, start: int, limits: Limits, whole: bool) -> tuple[pydicom.dataset.FileMetaDataset, int]:
     """Read group 0002, always explicit VR little endian; return it and where the data set starts."""
-    walker, elements, pos = Walker(view, _META, limits, whole=whole), [], start
-    while pos + 8 <= len(view) and bytes(view[pos : pos + 2]) == b"\x02\0":
-        element, pos = walker.one(pos)
-        elements.append(element)
-    meta = pydicom.dataset.FileMetaDataset()
-    for tag, raw in _raw_elements(view, elements, pixels=True, little=True).items():
-        meta[BaseTag(tag)] = raw
-    return meta, pos
+    raw, start = Walker(view, _META, limits, whole=whole).meta(start)
+    return pydicom.dataset.FileMetaDataset(raw), start
 
 
 def _encoding(view: memoryview, start: int, syntax: str, notes: list[str]) -> Encoding:
@@ -163,29 +164,10 @@ def _encoding(view: memoryview, start: int, syntax: str, notes: list[str]) -> En
     return shown
 
 
-def _raw_elements(view: memoryview, elements: list[Element], pixels: bool, little: bool) -> dict[int, RawDataElement]:
-    """Return the elements by tag, their values copied out of the file, pixels (if asked for) as a view of it."""
-    if not elements:
-        return {}
-    last = elements[-1]  # the only one that can hold pixels
-    head = bytes(view[: last.start if last.tag in PIXELS else last.stop])
-    raw = {
-        tag: RawDataElement(BaseTag(tag), vr, length, head[start:stop], start, implicit, little)
-        for tag, vr, length, start, stop, implicit in elements
-    }
-    if last.tag in PIXELS:
-        if pixels:
-            raw[last.tag] = raw[last.tag]._replace(value=cast(Any, view[last.start : last.stop]))
-        else:
-            del raw[last.tag]
-    return raw
-
-
-def _require_image(dataset: pydicom.Dataset, elements: list[Element]) -> None:
+def _require_image(dataset: pydicom.Dataset, pixels: Element | None) -> None:
     """Refuse what has no pixel data: `I-SKIP` if its class never has, else `E-NOPIXELS`."""
     described = any(keyword in dataset for keyword in ("Rows", "Columns", "BitsAllocated"))
-    has_pixels = bool(elements) and elements[-1].tag in PIXELS  # nothing after them is read
-    if described and has_pixels and elements[-1].stop > elements[-1].start:
+    if described and pixels and pixels.stop > pixels.start:
         return
     uid = UID(tags.word(dataset, "SOPClassUID"))
     modality = tags.word(dataset, "Modality")
@@ -193,6 +175,6 @@ def _require_image(dataset: pydicom.Dataset, elements: list[Element]) -> None:
     if modality in _NO_IMAGE_MODALITIES or (name and "Image" not in name):
         raise DicomRefusal("I-SKIP", f"SOP class {name or 'of modality ' + modality}, it holds no image")
     found = "no PixelData"
-    if has_pixels:
+    if pixels:
         found = "PixelData is empty" if described else "PixelData without Rows, Columns and BitsAllocated"
     raise DicomRefusal("E-NOPIXELS", found, tag="(7FE0,0010)", fix="export the object again")

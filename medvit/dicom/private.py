@@ -36,9 +36,9 @@ class Private:
     def __init__(self, dataset: pydicom.Dataset) -> None:
         self.dataset = dataset
         self.blocks: dict[tuple[int, str], int] = {}
-        for tag in [int(tag) for tag in dataset.keys()]:  # noqa: SIM118 - iterating a Dataset would convert its values
+        for tag in list(dataset.keys()):  # iterating a Dataset would convert its values
             if tag & 0x1FF00 == 0x10000 and tag & 0xFF >= 0x10:  # an odd group, elements 0010 to 00FF
-                creator = dataset.get_item(BaseTag(tag), keep_deferred=True).value
+                creator = dataset.get_item(tag, keep_deferred=True).value
                 name = creator.decode("latin-1") if isinstance(creator, bytes) else str(creator)
                 self.blocks[tag >> 16, name.strip(" \0")] = tag & 0xFF
 

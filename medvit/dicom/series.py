@@ -13,6 +13,7 @@ from pathlib import Path
 import pydicom
 
 from medvit.dicom import tags
+from medvit.dicom.alike import Alike
 from medvit.dicom.assemble import fill
 from medvit.dicom.frames import enhanced, is_enhanced
 from medvit.dicom.geometry import ORIENTATION, Stack, normal_of, refuse_tilted, refuse_uneven, stack
@@ -115,12 +116,13 @@ def holds_slices(dataset: pydicom.Dataset) -> bool:
 def _open(sources: Sequence[Source], *, pixels: bool) -> _Objects:
     objects = _Objects(len(sources))
     seen: dict[str, int] = {}
+    alike = Alike()
     for index, source in enumerate(sources):
         if _is_junk(source):
             objects.skipped["junk"] += 1
             continue
         try:
-            dataset = read_dataset(source, pixels=pixels)
+            dataset = read_dataset(source, pixels=pixels, alike=alike)
         except DicomRefusal as refusal:
             if refusal.code == "I-SKIP":
                 objects.skipped["not an image"] += 1

@@ -16,8 +16,9 @@ import pydicom
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import BaseTag
 
+from medvit.dicom.elements import tag_of
 from medvit.errors import DicomRefusal
 
 _DAMAGE: Final = (BytesLengthException, struct.error)
@@ -40,7 +41,7 @@ def raw(dataset: pydicom.Dataset, keyword: str) -> tuple[bytes | None, object]:
 @functools.cache
 def _tag(keyword: str) -> BaseTag:
     """Look a keyword up once: a series asks for the same few of every slice."""
-    return Tag(keyword)
+    return tag_of(cast(int, tag_for_keyword(keyword)))
 
 
 def _raw_at(dataset: pydicom.Dataset, tag: int) -> tuple[bytes | None, object]:
@@ -61,7 +62,7 @@ def words(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
         many = value if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
         return tuple(str(one).strip() for one in cast(list[object], many))
     text = data.decode("latin-1").strip(" \0")
-    return tuple(part.strip(" \0\t") for part in text.split("\\")) if text else ()
+    return tuple([part.strip(" \0\t") for part in text.split("\\")]) if text else ()
 
 
 def word(dataset: pydicom.Dataset, keyword: str) -> str:

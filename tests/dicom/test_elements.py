@@ -38,7 +38,7 @@ def encoded(elements: list, order: str) -> bytes:
 def outcome(data: bytes, encoding: Encoding, *, whole: bool, plain: bool) -> object:
     walker = Walker(memoryview(data), encoding, whole=whole)
     if not plain:
-        walker._plain = lambda pos, found: pos
+        walker._plain = lambda pos, found, groups: pos
     try:
         return walker.top_level(0, pixels=True)
     except DicomRefusal as refusal:
