@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvit.config_check import ALLOWED, preflight, targets
+from medvit.config_check import ALLOWED, preflight, readable, targets
 from medvit.errors import ConfigError, MedvitError
 
 Run = Callable[[dict[str, Any]], int | None]
@@ -97,7 +97,7 @@ def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[],
         @functools.wraps(run)
         def command() -> None:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a busy core slows it 30 times otherwise
-            arguments = sys.argv[1:]
+            arguments = sys.argv[1:] = readable(sys.argv[1:])
             if not any(argument.split("=")[0] in _HYDRA_FLAGS for argument in arguments):
                 plain = [argument for argument in arguments if not argument.startswith("-")]
                 problems = preflight(conf_dir(), name, _with_user_folder(plain), check)

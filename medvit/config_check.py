@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,37 @@ ALLOWED = (
 Check = Callable[[dict[str, Any]], list[str]]
 
 
+def readable(arguments: list[str]) -> list[str]:
+    """Return the arguments, those that Hydra cannot read bare with quotes: paths with umlauts, `~`, `&` or brackets."""
+    return [_quoted(one) if not one.startswith("-") and not _reads(one) else one for one in arguments]
+
+
+def _quoted(argument: str) -> str:
+    """Return `argument` with its value, or the words beyond ASCII of a list, in quotes; as it is if that is no help."""
+    key, equals, value = argument.partition("=")
+    if set(value) & set('[]{},"'):
+        value = re.sub(r"""[^\s\[\]{},:'"](?:[^\[\]{},:'"]*[^\s\[\]{},:'"])?""", _word, value)
+    else:
+        value = f'"{value}"'
+    changed = f"{key}={value}"
+    return changed if equals and _reads(changed) else argument
+
+
+def _word(found: re.Match[str]) -> str:
+    return found[0] if found[0].isascii() else f'"{found[0]}"'
+
+
+def _reads(argument: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
+
+
 def preflight(folder: Path, name: str, arguments: list[str], check: Check | None) -> list[str]:
     """Return every problem of `arguments` against conf/`name`.yaml, nearest valid names included."""
     from hydra import compose, initialize_config_dir
@@ -39,7 +71,9 @@ def preflight(folder: Path, name: str, arguments: list[str], check: Check | None
             overrides.append(parser.parse_override(argument))
         except HydraException:
             problems.append(
-                f"{argument!r} is not of the form key=value; quote values that hold spaces, '=' or brackets"
+                f"{argument!r} is not of the form key=value; put quotes within quotes around a value that holds "
+                "commas, '=' or brackets, such as 'data.root=\"films, old\"', and settings whose keys hold them into "
+                "my_conf/experiment/mine.yaml, taken by experiment=mine"
             )
     roots = [folder, *_search_path(overrides)]
     groups = [o for o in overrides if _is_group(roots, o.get_key_element())]

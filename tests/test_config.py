@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from medvit.config import build, conf_dir
-from medvit.config_check import preflight, target_problems
+from medvit.config_check import preflight, readable, target_problems
 from medvit.errors import ConfigError
 
 COMMANDS = sorted(path.stem for path in conf_dir().glob("*.yaml") if path.stem != "base")
@@ -98,3 +98,27 @@ def test_the_exit_code_of_a_wrong_setting_is_2(tmp_path: Path) -> None:
     assert "did you mean 'data.folder'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("data.folder=Mein Ordner/Röntgen ü", "Mein Ordner/Röntgen ü"),
+        ("data.folder=~/films & old (2)", "~/films & old (2)"),
+        ("data.folder=O'Neil/a=b;c", "O'Neil/a=b;c"),
+        ("labels.keep=[Größe, site]", ["Größe", "site"]),
+        ("labels.target=[finding]", ["finding"]),
+    ],
+)
+def test_a_path_or_a_name_beyond_ascii_is_taken_as_it_is_typed(given: str, value: object) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (read,) = readable([given])
+    assert OverridesParser.create().parse_override(read).value() == value
+
+
+@pytest.mark.parametrize("given", ["labels.target=[finding", "labels.values={ä: 0}", "--help", "seed"])
+def test_what_quotes_do_not_mend_stays_as_it_is_and_is_refused_with_a_way_out(given: str) -> None:
+    assert readable([given]) == [given]
+    if not given.startswith("-"):
+        assert any("my_conf/experiment/mine.yaml" in line for line in problems("train", given))

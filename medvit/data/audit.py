@@ -19,7 +19,7 @@ import pandas as pd
 from medvit.data import manifest as manifests
 from medvit.data import splits as division
 from medvit.data.fingerprint import Fingerprints, near_pairs, of_cache
-from medvit.data.manifest import KEPT, LABEL, Manifest, replace_file
+from medvit.data.manifest import KEPT, Manifest, label_text, replace_file
 from medvit.data.similar import Alike
 from medvit.data.splits import SIDES, SYNONYMS, Splits
 from medvit.errors import DataError, SplitError
@@ -154,11 +154,6 @@ def _given(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["column", "shared", "patients"])
 
 
-def _labels(table: pd.DataFrame) -> pd.Series:
-    names = [name for name in table.columns if str(name).startswith(LABEL)]
-    return table[names].astype(str).agg("|".join, axis=1) if names else pd.Series("", index=table.index)
-
-
 def _no_copies() -> pd.DataFrame:
     return pd.DataFrame(columns=["group", "row", "uid", "side", "across", "conflict"]).astype(
         {"across": bool, "conflict": bool}
@@ -173,7 +168,7 @@ def _no_pairs() -> pd.DataFrame:
 
 def _exact(table: pd.DataFrame, prints: Fingerprints) -> pd.DataFrame:
     hashes = pd.Series(prints.exact)
-    labels, side = _labels(table).to_numpy(), table["_side"].to_numpy()
+    labels, side = label_text(table).to_numpy(), table["_side"].to_numpy()
     groups = [rows for key, rows in hashes.groupby(hashes).indices.items() if key and len(rows) > 1]
     found = [
         (number, int(row), table["uid"].iloc[row], side[row],
@@ -204,7 +199,7 @@ def _near(
     pairs = pairs[exact[one] != exact[two]].reset_index(drop=True)
     if pairs.empty:
         return _no_pairs()
-    labels, side = _labels(table).to_numpy(), table["_side"].to_numpy()
+    labels, side = label_text(table).to_numpy(), table["_side"].to_numpy()
     one, two = (pairs[name].to_numpy(int) for name in ("row", "other"))
     known = table["_side"].notna().to_numpy()
     pairs["across"] = (side[one] != side[two]) & known[one] & known[two]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import gzip
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from medvit.data import delimited
 from medvit.dicom.scan import JOINS
 from medvit.errors import ConfigError, DataError
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
 PATH, FILES, SPLIT = "path", "files", "split"
 _MORE, _DERIVE = {"csv", "on", "header"}, {"column", "pattern", "found", "missing"}
 
@@ -68,6 +65,12 @@ class LabelSpec:
                 problems.append(f"labels.{name}={getattr(self, name)!r}: expected {', '.join(words)}")
         if not self.target:
             problems.append("labels.target is empty: name at least one column")
+        names = {self.patient, self.study} | ({self.key} if self.on in JOINS else set())
+        problems += [
+            f"labels.keep={name}: it identifies patients or studies and would stand in the manifest; leave it out"
+            for name in self.keep
+            if name in names
+        ]
         if self.listed_in and not self.separator:
             problems.append("labels.listed_in needs labels.separator")
         problems += [f"labels.derive.{name}: {text}" for name, one in self.derive.items() for text in _bad_rule(one)]
@@ -118,8 +121,10 @@ def read_table(spec: LabelSpec, files: Sequence[str] = ()) -> Table:
         rows = _merged(rows, other, one["on"], spec, notes)
         notes += told
     _require_columns(rows, spec)
+    as_text = {spec.key, spec.patient, spec.study}  # 007 is not 7, and an identifier has no decimals
+    as_text |= {*spec.target, spec.listed_in} if spec.separator else set()
     for name in spec.used:
-        if spec.separator and name in (*spec.target, spec.listed_in):
+        if name in as_text:
             continue
         rows[name], found = _numbers(rows[name], decimal_comma=comma)
         notes += [f"column {name}: decimal comma"] * found
@@ -140,45 +145,14 @@ def _bad_rule(rule: Mapping[str, Any]) -> list[str]:
 def _read(source: Path | str | Mapping[str, Path], header: Sequence[str]) -> tuple[pd.DataFrame, list[str], bool]:
     """Return the rows of one file, or of one file per side with a column `split`; what was assumed; decimal comma."""
     if not isinstance(source, Mapping):
-        return _read_file(Path(source), header)
+        return delimited.read(Path(source), header)
     parts, notes, commas = [], [], []
     for side, path in source.items():
-        rows, told, comma = _read_file(Path(path), header)
+        rows, told, comma = delimited.read(Path(path), header)
         parts.append(rows.assign(**{SPLIT: str(side)}))
         notes += [f"{side}: {note}" for note in told]
         commas.append(comma)
     return pd.concat(parts, ignore_index=True), notes, any(commas)
-
-
-def _read_file(path: Path, header: Sequence[str]) -> tuple[pd.DataFrame, list[str], bool]:
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or "damaged gzip file"
-        raise DataError(f"labels.csv cannot be read ({reason}); check the path") from error
-    text, encoding = _decode(raw)
-    delimiter = _delimiter(text)
-    try:
-        rows = pd.read_csv(
-            io.StringIO(text),
-            sep=delimiter,
-            dtype=str,
-            keep_default_na=False,
-            na_values=list(MISSING),
-            skipinitialspace=True,
-            header=None if header else "infer",
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(
-            f"labels.csv is no table with {delimiter!r} between its columns: a row has another length"
-        ) from error
-    if header and len(header) != rows.shape[1]:
-        raise DataError(f"labels.csv has {rows.shape[1]} columns, and labels.header names {len(header)}")
-    rows.columns = pd.Index([str(name).strip() for name in (header or rows.columns)])
-    rows = rows.apply(lambda column: column.str.strip())
-    ends = "CRLF" if "\r\n" in text else "LF"
-    return rows, [f"{len(rows)} rows, {encoding}, {delimiter!r} between columns, {ends} line ends"], delimiter == ";"
 
 
 def _derived(rows: pd.DataFrame, spec: LabelSpec) -> pd.DataFrame:
@@ -240,24 +214,6 @@ def _merged(rows: pd.DataFrame, other: pd.DataFrame, on: Any, spec: LabelSpec, n
         )
     notes += [f"{int(alone.sum())} rows have no counterpart by {', '.join(keys)}"] * bool(alone.any())
     return merged[~alone].reset_index(drop=True) if spec.unmatched == "drop" else merged
-
-
-def _decode(raw: bytes) -> tuple[str, str]:
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return raw.decode("utf-16"), "UTF-16"
-    try:
-        return raw.decode("utf-8-sig"), "UTF-8 with BOM" if raw.startswith(b"\xef\xbb\xbf") else "UTF-8"
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", errors="replace"), "Windows-1252 (it is no UTF-8)"
-
-
-def _delimiter(text: str) -> str:
-    """Return the candidate that cuts header and first rows into equally many columns; of several, the most columns."""
-    lines = text.splitlines()[:20]
-    widths = {sep: {len(row) for row in csv.reader(lines, delimiter=sep) if row} for sep in ",;\t|"}
-    even = {sep: max(found) for sep, found in widths.items() if len(found) == 1}
-    best = max(even, key=lambda sep: even[sep], default=",")
-    return best if even.get(best, 1) > 1 else ","
 
 
 def _require_columns(rows: pd.DataFrame, spec: LabelSpec) -> None:

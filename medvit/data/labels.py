@@ -29,8 +29,10 @@ def join(
             match at all (with the identifiers that would match); or a target with one value only. All in one message.
     """
     name = spec.key
-    rows, notes, problems = _unique_rows(table.rows.dropna(subset=[name]), name, spec, mask)
-    notes = [*table.notes, *notes]
+    keyed = table.rows.dropna(subset=[name])
+    rows, notes, problems = _unique_rows(keyed, name, spec, mask)
+    nameless = len(table.rows) - len(keyed)
+    notes = [*table.notes, *[f"{nameless} rows are left out, {name} is empty"] * bool(nameless), *notes]
     if spec.on == PATH:
         keys, how = _path_keys(images, rows[name])
         gone = _path_keys(excluded, rows[name])[0] if len(excluded) else pd.Series(dtype=str)
@@ -45,7 +47,8 @@ def join(
         f"{int(matched.sum())} of {len(images)} images and {len(rows) - len(lost)} of {len(rows)} label rows match"
     )
     if not matched.any():
-        hint = f"labels: no image matches on {spec.on}{_hint(images, rows[name], mask)}"
+        why = _path_hint(images, rows[name]) if spec.on == PATH else ""
+        hint = f"labels: no image matches on {spec.on}{why or _hint(images, rows[name], mask)}"
         raise DataError("; ".join([*problems, hint, *notes]))
     if spec.unmatched == "refuse" and (len(lost) or not matched.all()):
         problems.append(_unmatched(images[~matched], lost, spec, mask))
@@ -104,6 +107,24 @@ def _slashes(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode().replace("\\", "/").removeprefix("./").rstrip("/")
 
 
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+
+
+def _path_hint(images: pd.DataFrame, values: pd.Series) -> str:
+    """Say whether folders, leading zeros or a decimal point keep the table's paths from matching."""
+    paths = [Path(names[0]) for names in images["files"]]
+    names = {name for path in paths for name in (path.name, _stem(path))}
+    numbers = {name.lstrip("0") for name in names}
+    last = [_slashes(value).rpartition("/")[2] for value in values]
+    bare = sum(name in names for name in last)
+    plain = sum(name.removesuffix(".0").lstrip("0") in numbers for name in last)
+    if bare:
+        return f" ({bare} rows would match without their folders; give data.root the folder that the paths start from)"
+    told = f" ({plain} rows would match without leading zeros and '.0'; save the column as text, not as numbers)"
+    return told * bool(plain)
+
+
 def _path_keys(images: pd.DataFrame, values: pd.Series) -> tuple[pd.Series, str]:
     """Return for each image the table value that names it, and how: the way that matches most images."""
     wanted = {_slashes(value) for value in values}
@@ -111,8 +132,9 @@ def _path_keys(images: pd.DataFrame, values: pd.Series) -> tuple[pd.Series, str]
     ways = {
         "relative path": [path.as_posix() for path in paths],
         "folder": [path.parent.as_posix() for path in paths],
+        "first folder": [path.parts[0] if len(path.parts) > 1 else "" for path in paths],
         "file name": [path.name for path in paths],
-        "file name without suffix": [path.name.removesuffix(".gz").rpartition(".")[0] or path.name for path in paths],
+        "file name without suffix": [_stem(path) for path in paths],
     }
     best = max(ways, key=lambda way: sum(key in wanted for key in ways[way]))
     keys = pd.Series([_slashes(key) for key in ways[best]], index=images.index, dtype=str)

@@ -132,6 +132,15 @@ def digest_of(table: pd.DataFrame) -> str:
     return state.hexdigest()
 
 
+def label_text(table: pd.DataFrame) -> pd.Series:
+    """Return all labels of each row as one text, missing ones as such: equal labels give equal texts."""
+    names = [str(name) for name in table.columns if str(name).startswith(LABEL)]
+    joined = pd.Series("", index=table.index, dtype="string")
+    for name in names:
+        joined = joined + "|" + table[name].astype("string").fillna("missing")
+    return joined
+
+
 def _canonical(value: Any) -> bytes:
     if not isinstance(value, str) and hasattr(value, "__iter__"):
         return b"[" + b"".join(_canonical(item) for item in value) + b"]"

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from medvit.data.manifest import Manifest
-from medvit.data.stratify import assign, categories
+from medvit.data.stratify import assign, banded, categories
 from medvit.errors import SplitError
 
 SIDES = ("train", "val", "test")
@@ -144,14 +144,17 @@ def make(manifest: Manifest, spec: SplitSpec) -> Splits:
 
 
 def balance_table(manifest: Manifest, splits: Splits, columns: list[str], fold: int | None = None) -> pd.DataFrame:
-    """Return patients, images and the share of each value of `columns` per side, one row per (column, value)."""
+    """Return patients, images and the share of each value or band of `columns` per side, a row per (column, value)."""
     rows = manifest.table.assign(side=manifest.table["patient"].map(splits.sides(fold)))
     present = [side for side in SIDES if (rows["side"] == side).any()]
     lines: list[dict[str, Any]] = []
     for name, count in (("patients", lambda part: part["patient"].nunique()), ("images", len)):
         lines.append({"column": name, "value": "n", **{s: int(count(rows[rows["side"] == s])) for s in present}})
     for column in columns:
-        shares = pd.crosstab(rows[column].astype("string").fillna("missing"), rows["side"], normalize="columns")
+        values = banded(rows[column])
+        order = {str(value): place for place, value in enumerate(sorted(values.dropna().unique()))}
+        shares = pd.crosstab(values.astype("string").fillna("missing"), rows["side"], normalize="columns")
+        shares = shares.loc[sorted(shares.index, key=lambda value: order.get(value, len(order)))]
         lines += [{"column": column, "value": str(value), **dict(row)} for value, row in shares.iterrows()]
     return pd.DataFrame(lines)
 

@@ -22,14 +22,20 @@ def categories(table: pd.DataFrame, balance: list[str]) -> pd.DataFrame:
     """
     columns = [c for c in table.columns if str(c).startswith("label.")] + balance
     parts = [pd.Series(1, index=table.index, name="images").to_frame()]
-    for column in columns:
-        values = table[column]
-        if column == "age_years":
-            values = pd.cut(values.astype(float), _AGE_BANDS, right=False)
-        elif pd.api.types.is_numeric_dtype(values) and values.nunique() > _MOST_VALUES:
-            values = pd.qcut(values, 4, duplicates="drop")
-        parts.append(pd.get_dummies(values.astype("string").fillna("missing"), prefix=column).astype(int))
+    parts += [
+        pd.get_dummies(banded(table[name]).astype("string").fillna("missing"), prefix=name).astype(int)
+        for name in columns
+    ]
     return pd.concat(parts, axis=1).groupby(table["patient"]).sum().sort_index()
+
+
+def banded(values: pd.Series) -> pd.Series:
+    """Return ages by band, other numbers of more than 20 values by quartile, and anything else as it is."""
+    if values.name == "age_years":
+        return pd.cut(values.astype(float), _AGE_BANDS, right=False)
+    if pd.api.types.is_numeric_dtype(values) and values.nunique() > _MOST_VALUES:
+        return pd.qcut(values, 4, duplicates="drop")
+    return values
 
 
 def assign(patients: pd.DataFrame, shares: NDArray[np.float64], seed: int) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 
 from medvit.engine.checkpoint import save_weights
 from medvit.engine.module import FineTuner
+from medvit.errors import RunError
 from medvit.optim.ema import EMA
 
 
@@ -26,8 +27,12 @@ class KeepBest(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]
         """Compare this epoch with the best so far."""
-        if trainer.sanity_checking or pl_module.task.monitor not in trainer.callback_metrics:
+        if trainer.sanity_checking:
             return
+        if pl_module.task.monitor not in trainer.callback_metrics:
+            raise RunError(
+                f"the first epoch gave no {pl_module.task.monitor}: the validation side needs both outcomes; enlarge it"
+            )
         value = float(trainer.callback_metrics[pl_module.task.monitor])
         sign = 1 if pl_module.task.mode == "max" else -1
         if self.best is None or sign * value > sign * self.best:
@@ -48,7 +53,7 @@ class AverageWeights(pl.Callback):
     """Follow the weights by an exponential moving average and validate with it."""
 
     def __init__(self, decay: float) -> None:
-        self.decay = decay
+        self.decay, self.step = decay, 0
         self.ema: EMA | None = None
         self._restored: dict[str, Any] | None = None
 
@@ -58,10 +63,15 @@ class AverageWeights(pl.Callback):
         if self._restored is not None:
             self.ema.load_state_dict(self._restored)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: FineTuner, *_: Any) -> None:  # type: ignore[override]  # noqa: ARG002
-        """Move the average one step."""
-        if self.ema is not None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Count from here: a resumed run knows its steps only now."""
+        self.step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: FineTuner, *_: Any) -> None:  # type: ignore[override]
+        """Move the average one step, where the optimiser made one: batches may only add to a gradient."""
+        if self.ema is not None and trainer.global_step > self.step:
             self.ema.update(pl_module.network)
+            self.step = trainer.global_step
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]
         """Put the averaged weights in."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medvit.data.audit import NEAR_UP_TO
 from medvit.data.fingerprint import near_pairs
-from medvit.data.manifest import KEPT, LABEL
+from medvit.data.manifest import KEPT, LABEL, label_text
 from medvit.report.quality_measure import Measured
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
@@ -66,9 +66,7 @@ def _refused(measures: pd.DataFrame, excluded: int, count: int) -> Finding:
 
 def _copies(table: pd.DataFrame, measures: pd.DataFrame, sketches: NDArray[np.uint8]) -> list[Finding]:
     patients = table["patient"].to_numpy()
-    labels = (
-        table[[name for name in table.columns if name.startswith(LABEL)]].astype(str).agg("|".join, axis=1).to_numpy()
-    )
+    labels = label_text(table).to_numpy()
     groups = [rows for rows in measures.groupby("exact").indices.values() if len(rows) > 1]
     exact = [tuple(int(row) for row in rows) for rows in groups if measures["exact"].iloc[rows[0]]]
     return [

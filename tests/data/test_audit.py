@@ -253,3 +253,11 @@ def test_a_backbone_joins_the_audit_and_is_named_in_what_was_sought(films, tmp_p
 def test_a_backbone_without_an_audit_is_a_setting_ignored_and_therefore_an_error():
     assert _check({"embed": "latest", "audit": False}) == ["embed=... says how the audit looks; it needs audit=true"]
     assert not _check({"embed": "latest", "audit": True})
+
+
+def test_copies_whose_labels_are_partly_missing_are_compared_label_by_label():
+    table = pd.DataFrame({"label.a": [1.0, 1.0, np.nan], "label.b": [0.0, np.nan, np.nan], "label.c": ["x", "x", None]})
+    text = audits.label_text(table)
+    assert text.nunique() == 3
+    assert audits.label_text(table.iloc[[0, 0]]).nunique() == 1
+    assert audits.label_text(table.filter(["uid"])).tolist() == [""] * 3

@@ -168,3 +168,90 @@ def test_everything_wrong_with_the_labels_is_told_in_one_message(tmp_path):
     assert "1 images have no label row" in told
     assert "1 label rows have no image" in told
     assert "one class only: y has 1 value in 2 labelled images; z has 1 value" in told
+
+
+@pytest.mark.parametrize("ending", [",\n", ", ,\n"])
+def test_an_empty_cell_too_many_moves_no_column(tmp_path, ending):
+    rows = [f"{key},{y},{site}" for key, y, site in (("A", 1, "x"), ("B", 0, "y"))]
+    text = "AccessionNumber,y,site\n" + "".join(row + ending for row in rows)
+    result, _ = joined(tmp_path, text, ["A", "B"], {"keep": ("site",)})
+    assert list(result["label.y"]) == [1, 0]
+    assert list(result["table.site"]) == ["x", "y"]
+
+
+def test_rows_longer_than_the_header_are_refused_by_line(tmp_path):
+    with pytest.raises(DataError, match=r"1 rows are longer than the header of 2 columns.*line 3"):
+        joined(tmp_path, "AccessionNumber,y\nA,1\nB,0,mass\n", ["A", "B"])
+
+
+def test_rows_that_end_early_are_told(tmp_path):
+    result, notes = joined(tmp_path, "AccessionNumber;site;y\nA;x;1\nB;x;0\nC;x\n", ["A", "B", "C"])
+    assert list(result["label.y"].isna()) == [False, False, True]
+    assert "1 rows end early; their last columns are taken as empty" in notes
+
+
+def test_of_two_columns_with_one_name_neither_is_taken(tmp_path):
+    with pytest.raises(DataError, match=r"no column 'y'; it has AccessionNumber, y\.1, y\.2"):
+        joined(tmp_path, "AccessionNumber,y,y\nA,1,0\nB,0,1\n", ["A", "B"])
+    result, _ = joined(tmp_path, "AccessionNumber,y,note,note\nA,1,0,\nB,0,1,\n", ["A", "B"])
+    assert list(result["label.y"]) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [(b"", "is empty"), (b" \r\n\r\n", "is empty"), (b"PK\x03\x04\x00\xff", "save the sheet as CSV")],
+)
+def test_an_empty_file_and_a_workbook_are_named(tmp_path, raw, told):
+    with pytest.raises(DataError, match=told):
+        joined(tmp_path, raw, ["A"])
+
+
+def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path):
+    with pytest.raises(DataError, match="is no table with"):
+        joined(tmp_path, 'AccessionNumber,y\nA,1\nB,"0\nC,1\nD,0\n', ["A", "B", "C", "D"])
+
+
+def test_a_patient_number_of_the_table_keeps_its_zeros_beside_rows_without_one(tmp_path):
+    text = "AccessionNumber,y,pid\nA,1,007\nB,0,\nC,0,7\n"
+    result, _ = joined(tmp_path, text, ["A", "B", "C"], {"patient": "pid"})
+    assert list(result["patient"]) == [mask("patient", "", "007"), "p", mask("patient", "", "7")]
+
+
+def test_rows_without_a_key_are_counted(tmp_path):
+    _, notes = joined(tmp_path, "AccessionNumber,y\nA,1\n,1\nB,0\n", ["A", "B"])
+    assert "1 rows are left out, AccessionNumber is empty" in notes
+
+
+@pytest.mark.parametrize("spec", [{"keep": ("AccessionNumber",)}, {"patient": "pid", "keep": ("pid",)}])
+def test_a_column_of_identifiers_is_not_carried_into_the_manifest(tmp_path, spec):
+    with pytest.raises(ConfigError, match="identifies patients or studies"):
+        LabelSpec(tmp_path / "labels.csv", **{"target": ("y",), **spec})
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("films/f0.png", "films/f1.png"), "2 rows would match without their folders"),
+        (("007", "8"), "2 rows would match without leading zeros"),
+        (("7.0", "8.0"), "2 rows would match without leading zeros"),
+    ],
+)
+def test_paths_that_just_miss_say_what_is_in_the_way(tmp_path, names, told):
+    path = tmp_path / "labels.csv"
+    path.write_text("file,y\n" + "".join(f"{name},{row}\n" for row, name in enumerate(names)))
+    frame = images(["A", "B"])
+    frame["files"] = [["f0.png"], ["f1.png"]] if "f0" in names[0] else [["0007.png"], ["0008.png"]]
+    spec = LabelSpec(path, on="path", column="file", target=("y",))
+    with pytest.raises(DataError, match=told):
+        join(frame, NONE, read_table(spec), spec, mask)
+
+
+def test_the_first_folder_can_name_the_participant(tmp_path):
+    path = tmp_path / "participants.tsv"
+    path.write_text("participant_id\ty\nsub-01\t1\nsub-02\t0\n")
+    frame = images(["A", "B", "C"])
+    frame["files"] = [["sub-01/anat/a.nii.gz"], ["sub-01/anat/b.nii.gz"], ["sub-02/anat/a.nii.gz"]]
+    spec = LabelSpec(path, on="path", column="participant_id", target=("y",))
+    result, notes = join(frame, NONE, read_table(spec), spec, mask)
+    assert list(result["label.y"]) == [1, 1, 0]
+    assert "joined on path by first folder" in notes

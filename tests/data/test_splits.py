@@ -163,3 +163,19 @@ def test_a_split_of_another_manifest_or_an_altered_one_is_refused(tmp_path: Path
 def test_an_impossible_split_says_what_to_do(spec: SplitSpec, words: str) -> None:
     with pytest.raises(SplitError, match=words):
         division.make(manifest_of(cohort(20, seed=8)), spec)
+
+
+def test_an_age_in_months_is_told_by_quartile_and_grades_one_by_one() -> None:
+    table = cohort(60, 3, labels=0)
+    rng = np.random.default_rng(0)
+    table["label.months"] = rng.uniform(0, 216, len(table)).round(1)
+    table["label.grade"] = rng.choice([0.0, 2.0, 10.0], len(table))
+    manifest = manifest_of(table)
+    told = division.balance_table(manifest, division.make(manifest, SplitSpec()), ["label.months", "label.grade"])
+    months, grades = (told[told["column"] == f"label.{name}"] for name in ("months", "grade"))
+    assert len(months) == 4
+    assert [float(value.strip("(").split(",")[0]) for value in months["value"]] == pytest.approx(
+        [-0.001, *np.quantile(table["label.months"], [0.25, 0.5, 0.75])], abs=0.6
+    )
+    assert grades["value"].tolist() == ["0.0", "2.0", "10.0"]
+    assert told[["train", "val", "test"]].iloc[2:6].sum().tolist() == pytest.approx([1, 1, 1])
