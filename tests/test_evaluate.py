@@ -65,6 +65,18 @@ def test_predictions_of_another_test_set_than_the_report_are_refused(folders, se
     assert not (tmp_path / "again" / "report.json").exists()
 
 
+def test_labels_outside_the_policy_are_named_as_such_and_not_as_another_test_set(folders, settings, tmp_path):
+    first = folders / "good" / "evaluation_test"
+    for file in first.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    table = pd.read_parquet(first / "predictions.parquet")
+    table.loc[table["split"] == "test", "target.mass"] = -1.0
+    table.to_parquet(tmp_path / "predictions.parquet")
+    with pytest.raises(EvaluationError, match=r"120 of 120 labels are outside the policy"):
+        evaluate_again(tmp_path / "predictions.parquet", settings)
+
+
 def test_settings_of_the_report_hold_where_none_are_given(folders, settings, tmp_path):
     first = folders / "good" / "evaluation_test"
     other = {**settings, "bootstrap": {**settings["bootstrap"], "draws": 300}, "subgroups": ["sex"]}
@@ -75,7 +87,7 @@ def test_settings_of_the_report_hold_where_none_are_given(folders, settings, tmp
 
 def test_another_rule_needs_new_thresholds(folders, settings, tmp_path):
     other = {**settings, "operating_point": {**settings["operating_point"], "rule": "sensitivity", "value": 0.9}}
-    with pytest.raises(EvaluationError, match=r"other settings \(points\)"):
+    with pytest.raises(EvaluationError, match=r'other settings \(points\): points .*"youden".*, now .*"sensitivity"'):
         evaluate_again(folders / "good" / "evaluation_test" / "predictions.parquet", other, tmp_path)
 
 

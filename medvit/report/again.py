@@ -14,7 +14,7 @@ from medvit.errors import EvaluationError
 from medvit.report import keep, protocol
 from medvit.report.evaluation import Report
 from medvit.report.frozen import read
-from medvit.report.predictions import digest
+from medvit.report.predictions import digest, problems_of
 from medvit.report.spec import EvaluationSpec, from_json
 
 SpecOf = Callable[[str, tuple[str, ...]], EvaluationSpec]
@@ -40,7 +40,7 @@ def again(predictions: Path, spec_of: SpecOf, out: Path, given: Collection[str] 
         spec = from_json({**earlier, **{key: value for key, value in spec.to_json().items() if key in asked}})
     split = protocol.tested(predictions)
     validation, test = protocol.sides(predictions, split)
-    opened, extras = partial(_same, test, spec.names, before), keep.load(folder)
+    opened, extras = partial(_same, test, spec, split, before), keep.load(folder)
     return protocol.evaluate_predictions(validation, opened, spec, out, frozen=file, extras=extras, split=split)
 
 
@@ -54,14 +54,11 @@ def _report_of(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _same(test: Callable[[], pd.DataFrame], names: tuple[str, ...], before: dict[str, Any]) -> pd.DataFrame:
+def _same(test: Callable[[], pd.DataFrame], spec: EvaluationSpec, split: str, before: dict[str, Any]) -> pd.DataFrame:
     """Open the tested set of a predictions file; refuse another one than that of the report beside it."""
-    from medvit.errors import EvaluationError
-
     table = test()
-    columns = ["uid", "patient", *(f"target.{name}" for name in names)]
-    known = before and table["uid"].is_unique and set(columns) <= set(table.columns)  # else told by what checks them
-    if known and digest(table, names) != before["digest"]["test"]:
+    usable = not problems_of(table, spec, split)  # else told by what checks them
+    if before and usable and digest(table, spec.names) != before["digest"]["test"]:
         raise EvaluationError(
             "the predictions are of another test set than report.json beside them: rows, patients or labels differ; "
             "evaluate the run again"

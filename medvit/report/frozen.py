@@ -163,12 +163,17 @@ def refuse_unfit(frozen: Frozen, validation: Sample) -> None:
     """
     wanted, held = decides(validation.spec), frozen.content["decides"]
     if wanted != held:
-        other = ", ".join(key for key in wanted if wanted[key] != held.get(key))
+        other = [key for key in wanted if wanted[key] != held.get(key)]
+        told = "; ".join(f"{key} {json.dumps(held.get(key))}, now {json.dumps(wanted[key])}" for key in other)
         raise EvaluationError(
-            f"thresholds.json was frozen with other settings ({other}); take those, or freeze again and record the hash"
+            f"thresholds.json was frozen with other settings ({', '.join(other)}): {told}. Give the frozen ones, or "
+            "evaluate the run anew: python -m medvit.evaluate run=RUN_ID"
         )
     if frozen.content["validation"]["digest"] != validation.digest:
-        raise EvaluationError("thresholds.json was frozen on another validation set than the one given")
+        raise EvaluationError(
+            "thresholds.json was frozen on another validation set than the one given: rows, patients or labels of "
+            "validation changed, or the file is of another run. Evaluate the run again"
+        )
 
 
 def _from_content(content: Mapping[str, Any]) -> Frozen:

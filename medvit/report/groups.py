@@ -17,6 +17,7 @@ from medvit.report.spec import DEFAULT_SUBGROUPS
 from medvit.report.table import NAN, Row, Table, fewest, missing, patients, proportion
 
 Array = NDArray[np.float64]
+_IDENTIFIERS = ("uid", "patient", "study", "series", "split", "pixel_sha256")
 _MOST = 12  # different values of a column above which numbers are cut into quarters and words refused
 
 
@@ -38,9 +39,9 @@ def groups_of(sample: Sample) -> list[Group]:
     """
     asked = sample.spec.subgroups
     usual = [name for name in DEFAULT_SUBGROUPS if name in sample.table and _known(sample.table[name]).any()]
-    columns = usual if asked is None else list(asked)
+    columns, facts = usual if asked is None else list(asked), _facts(sample.table)
     problems = [
-        f"subgroup column {name} is not in the predictions{near(name, sample.table)}"
+        f"subgroup column {name} is not in the predictions{near(name, facts)}; there are {', '.join(facts.columns)}"
         for name in columns
         if name not in sample.table
     ]
@@ -153,6 +154,12 @@ def _bands(name: str, values: pd.Series) -> NDArray[Any]:
     else:
         words = values.astype(str).str.strip().to_numpy(object)
     return np.where(gone, "unknown", words).astype(str)
+
+
+def _facts(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that say something of a unit, without identifiers and numbers of the model."""
+    own = {*_IDENTIFIERS, "logit", "prob", "target", "calibrated"}
+    return table[[name for name in table.columns if str(name).split(".")[0] not in own]]
 
 
 def _rare_together(words: NDArray[Any]) -> NDArray[Any]:

@@ -187,7 +187,10 @@ def _value_problems(table: pd.DataFrame, spec: EvaluationSpec, value: str) -> li
             pd.to_numeric(table[f"{part}.{name}"], errors="coerce").to_numpy(float) for part in (value, "target")
         )
         if bad := np.flatnonzero(~np.isfinite(x)).tolist():
-            problems.append(f"{value}.{name}: {len(bad)} of {len(x)} are NaN or infinite (first: row {bad[0] + 1})")
+            problems.append(
+                f"{value}.{name}: {len(bad)} of {len(x)} are NaN or infinite (first: row {bad[0] + 1}); expected "
+                "finite numbers: the training went wrong, or the file was changed"
+            )
         words = table[f"target.{name}"].notna().to_numpy() & np.isnan(target)
         allowed = np.isnan(target) | np.isfinite(
             target if spec.kind == "regression" else np.where(np.isin(target, (0, 1)), 0, np.inf)

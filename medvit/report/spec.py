@@ -97,15 +97,16 @@ class EvaluationSpec:
         checks = (
             (self.bootstrap.draws >= 100, f"bootstrap.draws {self.bootstrap.draws}; expected 100 or more"),
             (0.5 < self.bootstrap.level < 1, f"bootstrap.level {self.bootstrap.level}; expected between 0.5 and 1"),
-            (self.detail.floor >= 2, f"floor {self.detail.floor}; expected 2 or more"),
-            (0 < self.detail.alpha < 1, f"alpha {self.detail.alpha}; expected between 0 and 1"),
-            (self.detail.bins >= 2, f"bins {self.detail.bins}; expected 2 or more"),
+            (self.detail.floor >= 2, f"detail.floor {self.detail.floor}; expected 2 or more"),
+            (0 < self.detail.alpha < 1, f"detail.alpha {self.detail.alpha}; expected between 0 and 1"),
+            (self.detail.bins >= 2, f"detail.bins {self.detail.bins}; expected 2 or more"),
             (
                 0 < low < high < 1 and count >= 2,
-                f"decision {self.detail.decision}; expected 0 < from < to < 1, 2 or more",
+                f"detail.decision {self.detail.decision}; expected 0 < from < to < 1, 2 or more",
             ),
-            (0 < self.detail.half_width < 0.5, f"half_width {self.detail.half_width}; expected between 0 and 0.5"),
-        )
+            (0 < self.detail.half_width < 0.5,
+             f"detail.half_width {self.detail.half_width}; expected between 0 and 0.5"),
+        )  # fmt: skip
         return [text for good, text in checks if not good]
 
     def to_json(self) -> dict[str, Any]:

@@ -225,6 +225,8 @@ def test_what_refuses_an_evaluation_is_told_before_the_long_sections(tmp_path, m
 
     with pytest.raises(EvaluationError, match=r"sx is not in the predictions \(did you mean sex\?\)"):
         evaluate_predictions(make_table("val"), closed, make_spec(subgroups=("sx",)), tmp_path)
+    with pytest.raises(EvaluationError, match="there are sex, age_years, manufacturer, view"):
+        evaluate_predictions(make_table("val"), closed, make_spec(subgroups=("hospital",)), tmp_path)
     train = pd.DataFrame({"uid": ["x"], "patient": [make_table("test").loc[3, "patient"]]})
     extras = Extras(train=train, late=slow)
     with pytest.raises(EvaluationError, match="E-LEAK"):
