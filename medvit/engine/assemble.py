@@ -28,7 +28,7 @@ def describe(settings: dict[str, Any], network: Network) -> dict[str, Any]:
     """Return the config node that builds the same backbone from scratch."""
     backbone = network.backbone
     if not isinstance(backbone, ViT):
-        return dict(settings["model"])
+        return {**settings["model"], **getattr(backbone, "scratch", {})}
     numbers = {
         "image_size": [g * d for g, d in zip(backbone.grid, backbone.divisor, strict=True)],
         "patch_size": list(backbone.divisor),

@@ -61,7 +61,7 @@ def fit(
     Args:
         settings: the resolved config of conf/train.yaml.
         folder: the run's own folder.
-        report: called once per epoch with the numbers of the epoch.
+        report: called once per epoch with its numbers; with those of a logistic regression beside a probe at the end.
         resume: `last.ckpt` of an earlier part of this run.
         attach: takes the pictures made on the way (file, name), such as the overlays of `trainer.overlay_every`.
 
@@ -87,7 +87,8 @@ def fit(
     if resume:
         _refuse_other_data(folder, data.hashes)
     _leave(folder, settings, module, preprocess, data, weights)
-    memory = remember.memory(strategy, network, data, describe(settings, network))
+    gpu = _on_gpu(settings["trainer"]["accelerator"])
+    memory = remember.memory(strategy, network, data, describe(settings, network), "cuda" if gpu else "cpu")
     frozen = None if memory is None else "backbone."
     keep = KeepBest(folder / (checkpoint.BEST if memory is None else checkpoint.BEST_HEAD), frozen)
     drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], folder, attach)
@@ -100,15 +101,11 @@ def fit(
         raise RunError(f"no epoch gave {task.monitor}: the validation side needs both outcomes; enlarge it")
     if memory is not None and trainer.is_global_zero:
         checkpoint.complete(network, keep.path, folder / checkpoint.BEST)
+        if not isinstance(strategy, LogisticProbe) and (scores := memory.beside(task)):
+            report(scores, keep.epoch)
     trainer.strategy.barrier()
-    best = checkpoint.load_run(folder)
-    device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
-    loader, encode = (data.val_dataloader(), None) if memory is None else (memory.loader("val"), module.encode)
-    found = predict(best.network, loader, preprocess.scale, preprocess.shift, device, encode)
-    validation = table(found, task, data.units("val").with_digests(), "val")
-    if trainer.is_global_zero:
-        validation.to_parquet(folder / "validation.parquet", index=False)
-    return Fitted(best.network, data, task, preprocess, validation, keep.best, keep.epoch, weights)
+    best, validation = _predict_again(trainer, folder, module, data, memory)
+    return Fitted(best, data, task, preprocess, validation, keep.best, keep.epoch, weights)
 
 
 def _ready(settings: dict[str, Any], data: DataModule, task: Any) -> None:
@@ -138,6 +135,20 @@ def _run(trainer: pl.Trainer, module: FineTuner, data: DataModule, memory: Memor
                 callback.on_train_epoch_end(trainer, module)
     else:
         trainer.fit(module, train, val, ckpt_path=str(resume) if resume else None)
+
+
+def _predict_again(
+    trainer: pl.Trainer, folder: Path, module: FineTuner, data: DataModule, memory: Memory | None
+) -> tuple[Network, pd.DataFrame]:
+    """Return the best network as the folder rebuilds it, and its validation predictions, kept in the folder too."""
+    best = checkpoint.load_run(folder).network
+    device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
+    loader, encode = (data.val_dataloader(), None) if memory is None else (memory.loader("val"), module.encode)
+    found = predict(best, loader, module.scale, module.shift, device, encode)
+    validation = table(found, module.task, data.units("val").with_digests(), "val")
+    if trainer.is_global_zero:
+        validation.to_parquet(folder / "validation.parquet", index=False)
+    return best, validation
 
 
 def data_module(settings: dict[str, Any], preprocess: Any, task: Any, allow_test: bool = False) -> DataModule:
@@ -205,7 +216,7 @@ def _trainer(
         max_epochs=settings["epochs"],
         accelerator=settings["accelerator"],
         devices=settings["devices"],
-        precision=settings["precision"] if settings["precision"] != "auto" else best_precision(),
+        precision=settings["precision"] if settings["precision"] != "auto" else best_precision(settings["accelerator"]),
         accumulate_grad_batches=settings["accumulate"],
         gradient_clip_val=plan.clip or None,
         callbacks=[*first, *averaged, ReportEpoch(report), resumable, *bar],
@@ -223,8 +234,13 @@ def _trainer(
     return trainer
 
 
-def best_precision() -> Any:
-    """Return "bf16-mixed" where the processor or GPU multiplies bf16, else "32-true"."""
-    if torch.cuda.is_available():
+def _on_gpu(accelerator: str) -> bool:
+    """Return whether `trainer.accelerator` puts the network on a GPU of CUDA here."""
+    return torch.cuda.is_available() and accelerator in {"auto", "gpu", "cuda"}
+
+
+def best_precision(accelerator: str = "auto") -> Any:
+    """Return "bf16-mixed" where what trains, the processor or a GPU, multiplies bf16; else "32-true"."""
+    if _on_gpu(accelerator):
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"

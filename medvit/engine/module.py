@@ -124,6 +124,11 @@ class FineTuner(pl.LightningModule):
         self.validation = gather(self._gathered)
         self._gathered.clear()
         found = self.validation
+        if not np.isfinite(found.logits).all():
+            raise RunError(
+                f"validation outputs are not finite in epoch {self.current_epoch}; the best checkpoint is kept. "
+                "Lower optim.plan.lr, or train with trainer.precision=32-true"
+            )
         logits, target, weight = (torch.from_numpy(part) for part in (found.logits, found.target, found.weight))
         loss = self.task.loss(logits.float(), target.float(), weight.float(), epoch=self.current_epoch)
         probabilities = self.task.probabilities_numpy(found.logits)

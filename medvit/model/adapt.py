@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional
 
 from medvit.errors import WeightsError
@@ -21,24 +24,31 @@ def channels(checkpoint: Checkpoint, wanted: int) -> Checkpoint:
     """
     if wanted == checkpoint.channels:
         return checkpoint
-    kernel = checkpoint.state["patch_embed.weight"]
-    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (checkpoint.mean, checkpoint.std))
-    grey_mean, grey_std = mean.mean(), std.mean()
-    column = (1, -1) + (1,) * (kernel.ndim - 2)
-    folded = (kernel.double() * (grey_std / std).reshape(column)).sum(1, keepdim=True)
-    moved = (kernel.double().flatten(2).sum(-1) * ((grey_mean - mean) / std)).sum(1)
     bias = checkpoint.state.get("patch_embed.bias")
-    state = {**checkpoint.state, "patch_embed.weight": (folded / wanted).float().repeat_interleave(wanted, 1)}
+    kernel, moved, mean, std = fold(checkpoint.state["patch_embed.weight"], checkpoint.mean, checkpoint.std, wanted)
+    state = {**checkpoint.state, "patch_embed.weight": kernel}
     if bias is not None or moved.abs().max() > 0:
         state["patch_embed.bias"] = ((0 if bias is None else bias.double()) + moved).float()
     return replace(
         checkpoint,
         state=state,
         channels=wanted,
-        mean=(float(grey_mean),) * wanted,
-        std=(float(grey_std),) * wanted,
+        mean=(mean,) * wanted,
+        std=(std,) * wanted,
         design=replace(checkpoint.design, patch_bias="patch_embed.bias" in state),
     )
+
+
+def fold(
+    kernel: Tensor, mean: Sequence[float], std: Sequence[float], wanted: int
+) -> tuple[Tensor, Float[Tensor, " W"], float, float]:
+    """Return a kernel [W C *S] for `wanted` channels, what its bias moves by (fp64), and the channels' mean and std."""
+    means, stds = (torch.tensor(tuple(v), dtype=torch.float64) for v in (mean, std))
+    grey_mean, grey_std = means.mean(), stds.mean()
+    column = (1, -1) + (1,) * (kernel.ndim - 2)
+    folded = (kernel.double() * (grey_std / stds).reshape(column)).sum(1, keepdim=True)
+    moved = (kernel.double().flatten(2).sum(-1) * ((grey_mean - means) / stds)).sum(1)
+    return (folded / wanted).float().repeat_interleave(wanted, 1), moved, float(grey_mean), float(grey_std)
 
 
 def inflate(checkpoint: Checkpoint, depth: int, slices: int) -> Checkpoint:

@@ -1,7 +1,6 @@
-"""Convolutional baselines behind the backbone interface, from MONAI: studies find them strong, so let people compare.
+"""Convolutional baselines behind the backbone interface: studies find them strong, so let people compare.
 
-No ConvNeXt: of the well-kept libraries, timm imports torchvision, transformers would be a dependency of the core many
-times the size of this package, and MONAI has none. DenseNet-121 and SegResNet's encoder are MONAI's own.
+DenseNet-121 and SegResNet's encoder are MONAI's own; ConvNeXt is in `convnext.py`, for it needs one more library.
 The feature map is the patch grid: every cell is a token, there is no prefix; `blocks` are the stages in depth order.
 """
 
@@ -10,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from medvit.types import Tokens
 class Convolutional(nn.Module):
     """Stages of convolutions as a backbone: image [B C *S] to one token per cell of the last feature map.
 
-    `divisor` is the product of the strides; a side that is no multiple raises, as for a ViT.
+    `divisor` is the product of the strides; a side that is no multiple raises, as for a ViT. `scratch` are the settings
+    that build the same network without its checkpoint, where it had one.
     """
 
     prefix = 0
@@ -36,10 +37,13 @@ class Convolutional(nn.Module):
         self.mean: tuple[float, ...] = (0.5,) * in_channels
         self.std: tuple[float, ...] = (0.5,) * in_channels
         self.provenance: dict[str, str] = {}
+        self.scratch: dict[str, Any] = {}
         self.grid = self.grid_of(tuple(image_size))
 
     def grid_of(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Return the cells per axis for an image of `size`; ConfigError where a side is no multiple of the stride."""
+        if len(size) != len(self.divisor):
+            raise ConfigError(f"image has {len(size)} spatial axes {size}, the encoder has {len(self.divisor)}")
         lost = tuple(side % d for side, d in zip(size, self.divisor, strict=True))
         if any(lost) or 0 in size:
             nearest = tuple(max(math.ceil(side / d), 1) * d for side, d in zip(size, self.divisor, strict=True))

@@ -1,7 +1,8 @@
 """Tokens of a frozen backbone, computed once and kept on disk, so that a probe costs seconds instead of hours.
 
 A cache is found by what it was made from: the backbone's weights and design, the preprocessing, and the list of
-images. A file that is there is whole: it is written under another name and renamed at the end.
+images. A file that is there is whole: it is written under another name and renamed at the end. A folder of caches keeps
+to its limit: what was used longest ago makes room.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from medvit.types import Tokens
 
 logger = logging.getLogger(__name__)
 KEEP = ("tokens", "summary")
+_STALE_S = 24 * 3600  # a file half written this long ago is of a run that was killed
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Features:
 
 
 class FeatureCache:
-    """A folder of cached features; `limit_gib` refuses a cache that would be larger."""
+    """A folder of cached features that together take at most `limit_gib`; one that alone would take more is refused."""
 
     def __init__(self, folder: Path, limit_gib: float = 16.0) -> None:
         self.folder, self.limit = Path(folder), limit_gib
@@ -68,8 +72,8 @@ class FeatureCache:
 
         Args:
             backbone: the frozen encoder; it is put into evaluation for the pass.
-            made_by: digest of all else that decides the features: preprocessing, design of the encoder (its weights
-                do not tell heads, activation or eps).
+            made_by: digest of all else that decides the features: the files' content, preprocessing, design of the
+                encoder (its weights do not tell heads, activation or eps).
             uids: pseudonyms of all images.
             batches: uids and normalised images, in any order, each image once; read only when nothing is cached.
             keep: "tokens" (fp16, for an attention head) or "summary" (fp32, class token and mean; far smaller).
@@ -79,11 +83,12 @@ class FeatureCache:
         """
         if keep not in KEEP:
             raise CacheError(f"feature cache keep={keep!r}: expected tokens or summary")
-        made_of = {"weights": weights_digest(backbone), "made_by": made_by, "keep": keep, "uids": uids}
-        name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+        made_of = [weights_digest(backbone), _code_digest(), made_by, keep, uids]
+        name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
         data, meta = self.folder / f"{name}.npy", self.folder / f"{name}.json"
         if not (data.exists() and meta.exists()):
             self._fill(backbone, uids, batches, keep, data, meta)
+        os.utime(data)  # used now
         form = json.loads(meta.read_text())
         return Features(np.load(data, mmap_mode="r"), form["prefix"], tuple(form["grid"]), keep == "summary")
 
@@ -124,9 +129,25 @@ class FeatureCache:
                 "pool=cls and pool=mean need far less; or raise optim.strategy.cache_gib; or set it to 0, to run the "
                 "backbone anew in every epoch"
             )
+        self._make_room(self.limit - size)
         logger.info("feature cache: %d images, %.2f GiB", shape[0], size)
         room: np.memmap[Any, Any] = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
         return room
+
+    def _make_room(self, limit: float) -> None:
+        """Remove the caches used longest ago until the others take at most `limit` GiB, and what killed runs left."""
+        for left in self.folder.glob("*.part*"):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                left.unlink()
+        caches = sorted(self.folder.glob("*.npy"), key=lambda data: data.stat().st_mtime_ns)
+        taken = sum(data.stat().st_size for data in caches)
+        for data in caches:
+            if taken <= limit * 2**30:
+                return
+            taken -= data.stat().st_size
+            data.unlink()  # a run that has it open keeps reading it
+            data.with_suffix(".json").unlink(missing_ok=True)
+            logger.info("feature cache: one used longest ago was removed, the folder's limit is %g GiB", self.limit)
 
 
 def weights_digest(backbone: Backbone) -> str:
@@ -137,6 +158,15 @@ def weights_digest(backbone: Backbone) -> str:
         found.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()
+
+
+@cache  # what this process runs does not change when a file on disk does
+def _code_digest() -> str:
+    """Return the sha256 of what computes the features: all of `medvit.model`."""
+    state = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        state.update(path.name.encode() + path.read_bytes())
+    return state.hexdigest()
 
 
 def _rows(names: tuple[str, ...], place: dict[str, int], seen: NDArray[np.bool_]) -> list[int]:

@@ -48,6 +48,8 @@ def fit_path(vectors: Array, truth: Array, patients: NDArray[Any], exclusive: bo
     if exclusive:
         known = np.isfinite(truth).all(axis=1)
         coef, intercept, c, loss = _path(vectors[known], truth[known].argmax(axis=1), patients[known], folds)
+        if len(coef) == 1:  # of two classes scikit-learn gives the second's logit
+            coef, intercept = np.concatenate([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
         return Logistic(coef, intercept, (c,), (loss,))
     parts = []
     for column in truth.T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +60,46 @@ def codes(
     if problems:
         raise DataError("\n".join([*problems, "Correct the label table, or tell the task which values it holds."]))
     return np.stack(columns, axis=1).reshape(len(frame), len(names))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A label column that holds one of `words` or nothing; made by `one_of`."""
+
+    label: str
+    words: tuple[str, ...]
+
+    def place(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        """Return the index in `words` of each row [n], NaN where the table is empty; raises DataError as `codes`."""
+        order = {word: float(k) for k, word in enumerate(self.words)}
+        return codes(frame, [self.label], order.get, ", ".join(self.words))[:, 0]
+
+    def count(self, frame: pd.DataFrame) -> dict[str, int]:
+        """Return the rows of each word, in their order."""
+        place = self.place(frame)
+        return {word: int((place == k).sum()) for k, word in enumerate(self.words)}
+
+    def count_all(self, frame: pd.DataFrame) -> dict[str, dict[str, int]]:
+        """Return the rows of each word and the missing ones, by label."""
+        numbers = self.count(frame)
+        return {self.label: {**numbers, "missing": len(frame) - sum(numbers.values())}}
+
+
+def one_of(label: str, values: Sequence[str | int], setting: str, least: int) -> Choice:
+    """Return the choice between the `values` of a setting such as classes.
+
+    Raises:
+        ConfigError: fewer than `least`, or one of them twice.
+    """
+    if not isinstance(values, (list, tuple)):
+        raise ConfigError(f"task.{setting}={values!r}: expected the list of {setting}, such as [0, 1, 2]")
+    words = tuple(plain(each) for each in values)
+    if len(words) < least or len(set(words)) != len(words):
+        raise ConfigError(
+            f"task.{setting}={list(values)}: expected at least {least} {setting}, each once; a yes-or-no question is "
+            "task=binary"
+        )
+    return Choice(label, words)
 
 
 def _absent(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:

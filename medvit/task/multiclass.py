@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task, binary_scores
-from medvit.task.label import codes, plain
+from medvit.task.label import one_of
 from medvit.task.loss import cross_entropy
 
 if TYPE_CHECKING:
@@ -31,18 +31,16 @@ class Multiclass(Task):
     def __init__(
         self, label: str, classes: Sequence[str | int], smoothing: float = 0.1, balanced: bool = False
     ) -> None:
-        spelt = [plain(each) for each in classes]
-        if len(set(spelt)) != len(spelt) or len(spelt) < 2:
-            raise ConfigError(f"task.classes={list(classes)}: expected at least two classes, each once")
+        self.choice = one_of(label, classes, "classes", least=2)
         if not 0 <= smoothing < 1:
             raise ConfigError(f"task.smoothing={smoothing}: expected 0 <= smoothing < 1")
         settings = {"label": label, "classes": list(classes), "smoothing": smoothing, "balanced": balanced}
         super().__init__(tuple(str(each) for each in classes), settings)
-        self.label, self.spelt, self.smoothing, self.balanced = label, spelt, smoothing, balanced
+        self.smoothing, self.balanced = smoothing, balanced
 
     def encode(self, frame: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return one-hot targets [n K]; a missing label gives a row of zeros with weight 0."""
-        index = self._index(frame)
+        index = self.choice.place(frame)
         known = np.isfinite(index)
         target = np.zeros((len(index), self.outputs), np.float32)
         target[np.flatnonzero(known), index[known].astype(int)] = 1
@@ -50,9 +48,7 @@ class Multiclass(Task):
 
     def count(self, frame: pd.DataFrame) -> dict[str, dict[str, int]]:
         """Return the rows of each class, and the missing ones."""
-        index = self._index(frame)
-        numbers = {name: int((index == k).sum()) for k, name in enumerate(self.names)}
-        return {self.label: {**numbers, "missing": int(np.isnan(index).sum())}}
+        return self.choice.count_all(frame)
 
     def fit(self, frame: pd.DataFrame) -> None:
         """Count the classes of the training rows.
@@ -60,15 +56,14 @@ class Multiclass(Task):
         Raises:
             DataError: a class without a training row.
         """
-        index = self._index(frame)
-        counts = [int((index == k).sum()) for k in range(self.outputs)]
-        if empty := [name for name, count in zip(self.names, counts, strict=True) if count == 0]:
-            held = [name for name in self.names if name not in empty]
+        counts = self.choice.count(frame)
+        if empty := [word for word, count in counts.items() if count == 0]:
+            held = [word for word in counts if word not in empty]
             raise DataError(
-                f"label {self.label}: no training row of {', '.join(empty)} (found: {', '.join(held) or 'none'}). "
-                "Take the class out of task.classes, or check the split."
+                f"label {self.choice.label}: no training row of {', '.join(empty)} (found: "
+                f"{', '.join(held) or 'none'}). Take the class out of task.classes, or check the split."
             )
-        self.fitted = {"count": counts}
+        self.fitted = {"count": list(counts.values())}
 
     def loss(
         self,
@@ -103,7 +98,3 @@ class Multiclass(Task):
             out["accuracy"] = float((said == is_).mean())
             out["balanced_accuracy"] = float(np.mean([(said[is_ == k] == k).mean() for k in np.unique(is_)]))
         return out
-
-    def _index(self, frame: pd.DataFrame) -> Array:
-        place = {word: float(k) for k, word in enumerate(self.spelt)}
-        return codes(frame, [self.label], place.get, ", ".join(self.names))[:, 0]

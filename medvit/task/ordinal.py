@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task, binary_scores, sigmoid
-from medvit.task.label import codes, plain
+from medvit.task.label import one_of
 from medvit.task.loss import corn, cumulative, near
 
 if TYPE_CHECKING:
@@ -33,27 +33,23 @@ class Ordinal(Task):
     monitor = "val/kappa"
 
     def __init__(self, label: str, levels: Sequence[str | int], loss: str = "corn") -> None:
-        spelt = [plain(each) for each in levels]
-        if len(spelt) < 3 or len(set(spelt)) != len(spelt):
-            raise ConfigError(f"task.levels={list(levels)}: expected at least three levels, each once; else use binary")
+        self.choice = one_of(label, levels, "levels", least=3)
         if loss not in LOSSES:
             raise ConfigError(f"task.loss={loss!r} is unknown; expected corn or cumulative{near(loss, LOSSES)}")
         settings = {"label": label, "levels": list(levels), "loss": loss}
         super().__init__(tuple(f"{label}>={each}" for each in levels[1:]), settings)
-        self.label, self.spelt, self.word = label, spelt, loss
+        self.word = loss
 
     def encode(self, frame: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the steps reached [n K]: 1 where the level is above step k; a missing label has weight 0."""
-        level = self._level(frame)
+        level = self.choice.place(frame)
         known = np.isfinite(level)
         target = (np.where(known, level, 0)[:, None] > np.arange(self.outputs)).astype(np.float32)
         return target, np.repeat(known.astype(np.float32)[:, None], self.outputs, axis=1)
 
     def count(self, frame: pd.DataFrame) -> dict[str, dict[str, int]]:
         """Return the rows of each level, and the missing ones."""
-        level = self._level(frame)
-        numbers = {word: int((level == k).sum()) for k, word in enumerate(self.spelt)}
-        return {self.label: {**numbers, "missing": int(np.isnan(level).sum())}}
+        return self.choice.count_all(frame)
 
     def fit(self, frame: pd.DataFrame) -> None:
         """Count the levels of the training rows.
@@ -61,14 +57,14 @@ class Ordinal(Task):
         Raises:
             DataError: one level only, or a lowest or highest level without a training row: a step nobody takes.
         """
-        level = self._level(frame)
-        counts = [int((level == k).sum()) for k in range(len(self.spelt))]
-        if counts[0] == 0 or counts[-1] == 0:
+        counts = self.choice.count(frame)
+        numbers = list(counts.values())
+        if numbers[0] == 0 or numbers[-1] == 0:
             raise DataError(
-                f"label {self.label}: training rows per level are {dict(zip(self.spelt, counts, strict=True))}; the "
-                "lowest and the highest level need at least one. Take it out of task.levels, or check the split."
+                f"label {self.choice.label}: training rows per level are {counts}; the lowest and the highest level "
+                "need at least one. Take it out of task.levels, or check the split."
             )
-        self.fitted = {"count": counts}
+        self.fitted = {"count": numbers}
 
     def loss(
         self,
@@ -107,7 +103,3 @@ class Ordinal(Task):
             if chance > 0:
                 out["kappa"] = 1.0 - float(((said - is_) ** 2).mean()) / chance
         return out
-
-    def _level(self, frame: pd.DataFrame) -> Array:
-        place = {word: float(k) for k, word in enumerate(self.spelt)}
-        return codes(frame, [self.label], place.get, ", ".join(self.spelt))[:, 0]

@@ -35,8 +35,8 @@ def test_scores_and_weights_are_those_of_the_frozen_path(fitted, pool):
     )
     fast, fast_epochs, fast_folder = fitted(*settings, name="fast")
     slow, slow_epochs, slow_folder = fitted(*settings, "optim.strategy.cache_gib=0", name="slow")
-    assert len(fast_epochs) == len(slow_epochs) == 3
-    for one, other in zip(fast_epochs, slow_epochs, strict=True):
+    assert len(fast_epochs) == len(slow_epochs) + 1 == 4  # the last tells of the regression beside the probe
+    for one, other in zip(fast_epochs[:3], slow_epochs, strict=True):
         assert one.keys() == other.keys()
         for key in one:
             assert one[key] == pytest.approx(other[key], abs=2e-3), key
@@ -73,7 +73,7 @@ def test_a_resumed_probe_ends_as_an_unbroken_one(fitted):
     assert not any("backbone" in name for name in torch.load(last, weights_only=False)["state_dict"])  # our own file
     # the schedule depends on the epochs, so only the part before the break can be compared exactly
     again, numbers, _ = fitted(*PROBE, "trainer.epochs=4", name="part", resume=last)
-    assert len(numbers) == 2
+    assert len(numbers) == 3
     assert again.network.state_dict().keys() == whole.network.state_dict().keys()
 
 
@@ -106,6 +106,33 @@ def test_logistic_regression_is_a_run_like_any_other(fitted):
     fresh = predict(trained.network, found.data.val_dataloader(), trained.preprocess.scale, trained.preprocess.shift)
     said = found.validation.set_index("uid").loc[list(fresh.uid), "logit.finding"]
     np.testing.assert_allclose(fresh.logits[:, 0], said, atol=1e-4)
+
+
+def test_beside_a_probe_stands_a_logistic_regression_of_the_same_features(fitted, caplog):
+    caplog.set_level(logging.INFO)
+    beside = fitted(*PROBE)[1][-1]
+    assert set(beside) == {"train/logistic_auroc", "val/logistic_auroc"}
+    assert all(0.0 <= value <= 1.0 for value in beside.values())
+    assert "logistic regression beside the probe: train/logistic_auroc" in caplog.text
+
+
+def test_a_file_that_changes_in_place_is_looked_at_again(fitted, calls):
+    """The pseudonym and the place in the data set stay; only the pixels are others."""
+    import pydicom
+
+    found, _, _ = fitted(*PROBE)
+    looked = sum(calls)
+    file = found.data.cache.root / found.data.units("train").frame["files"][0][0]
+    before = file.read_bytes()
+    dataset = pydicom.dcmread(file)
+    pixels = dataset.pixel_array.copy()
+    dataset.PixelData = pixels[::-1].copy().tobytes()
+    dataset.save_as(file)
+    try:
+        fitted(*PROBE, name="again")
+        assert sum(calls) == 2 * looked
+    finally:
+        file.write_bytes(before)
 
 
 @pytest.mark.parametrize(

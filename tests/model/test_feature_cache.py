@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +122,36 @@ def test_a_cache_beyond_the_limit_is_refused_before_it_is_written(tmp_path):
     with pytest.raises(CacheError, match=r"limit is 1e-07 GiB"):
         FeatureCache(tmp_path, limit_gib=1e-7).get(vit(), "p", UIDS, Loader())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_keeps_to_its_limit_and_what_was_used_longest_ago_goes_first(tmp_path):
+    one = len(UIDS) * 5 * 24 * 2 / 2**30  # fp16 tokens of seven images
+    loader, cache = Loader(), FeatureCache(tmp_path, limit_gib=2.5 * one)
+    for age, made_by in ((30, "a"), (20, "b")):
+        cache.get(vit(), made_by, UIDS, loader)
+        for file in tmp_path.glob("*.npy"):
+            os.utime(file, (0, file.stat().st_mtime - age))
+    cache.get(vit(), "a", UIDS, loader)  # used again, so b is the one used longest ago
+    held = cache.get(vit(), "b", UIDS, loader).values
+    cache.get(vit(), "a", UIDS, loader)
+    assert loader.reads == 2
+    cache.get(vit(), "c", UIDS, loader)
+    assert len(list(tmp_path.glob("*.npy"))) == len(list(tmp_path.glob("*.json"))) == 2
+    assert np.isfinite(held).all()  # a run that has it open reads on
+    cache.get(vit(), "a", UIDS, loader)
+    assert loader.reads == 3
+    cache.get(vit(), "b", UIDS, loader)
+    assert loader.reads == 4
+
+
+def test_what_a_killed_run_left_half_written_is_removed_a_day_later(tmp_path):
+    dead, alive = tmp_path / "aa.77.part", tmp_path / "bb.78.part"
+    for file in (dead, alive):
+        file.write_bytes(b"torn")
+    os.utime(dead, (0, dead.stat().st_mtime - 25 * 3600))
+    FeatureCache(tmp_path).get(vit(), "p", UIDS, Loader())
+    assert not dead.exists()
+    assert alive.exists()
 
 
 def test_tokens_beyond_fp16_are_refused_instead_of_becoming_infinite(tmp_path):

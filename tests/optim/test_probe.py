@@ -78,3 +78,12 @@ def test_too_few_patients_are_refused_with_the_number():
         fit_path(x, (np.arange(10) == 3).astype(float)[:, None], np.arange(10))
     with pytest.raises(DataError, match="rarest of 1 values"):
         fit_path(x, np.ones((10, 1)), np.arange(10))
+
+
+def test_two_classes_that_exclude_each_other_are_told_apart_out_of_fold():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 60)
+    x = rng.normal(size=(60, 5)) + 3 * label[:, None]
+    held = nested(x, np.eye(2)[label], np.arange(60), exclusive=True)
+    assert held.shape == (60, 2)
+    assert (held.argmax(1) == label).mean() > 0.9

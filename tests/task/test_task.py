@@ -325,9 +325,9 @@ def test_a_finding_without_both_outcomes_is_left_out_of_the_mean_and_counted():
     [
         (lambda: Multilabel([]), "at least one label"),
         (lambda: Multilabel(["x", "x"]), "each once"),
-        (lambda: Multiclass("c", ["a"]), "at least two classes"),
+        (lambda: Multiclass("c", ["a"]), "at least 2 classes"),
         (lambda: Multiclass("c", ["a", "b"], smoothing=1.0), "smoothing"),
-        (lambda: Ordinal("g", [0, 1]), "at least three levels"),
+        (lambda: Ordinal("g", [0, 1]), "at least 3 levels"),
         (lambda: Ordinal("g", [0, 1, 2], "korn"), "did you mean 'corn'"),
         (lambda: Regression("r", loss="l3"), "huber"),
         (lambda: Regression("r", low=2.0, high=1.0), "below"),
