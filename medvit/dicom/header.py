@@ -21,7 +21,6 @@ from medvit.dicom.storage import Source
 from medvit.errors import DicomRefusal
 
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
-EXPLICIT: Final = "1.2.840.10008.1.2.1"
 IMPLICIT: Final = "1.2.840.10008.1.2"
 BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 DIRECTORY: Final = "1.2.840.10008.1.3.10"

@@ -7,7 +7,8 @@ import struct
 from typing import Any, Final
 
 import pydicom
-from pydicom.tag import BaseTag
+
+from medvit.dicom.elements import tag_of
 
 _BINARY: Final = {"FL": "f", "FD": "d", "US": "H", "SS": "h"}
 _B_VALUES: Final = (  # group, element, creator, VR, as in the makers' conformance statements
@@ -45,8 +46,9 @@ class Private:
     def element(self, group: int, number: int, creator: str) -> Any:
         """Return the raw element, None if it is not there."""
         block = self.blocks.get((group, creator))
-        tag = None if block is None else BaseTag(group << 16 | block << 8 | number)
-        return self.dataset.get_item(tag, keep_deferred=True) if tag is not None and tag in self.dataset else None
+        if block is None:
+            return None
+        return self.dataset.get_item(tag_of(group << 16 | block << 8 | number), keep_deferred=True)
 
     def number(self, group: int, number: int, creator: str, vr: str) -> float | None:
         """Return the first number of an element, None if it is not there or cannot be read."""

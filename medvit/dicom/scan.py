@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -21,12 +20,12 @@ from typing import Any, Protocol
 import pandas as pd
 import pydicom
 
-from medvit.dicom import picture, tags
+from medvit.dicom import picture, storage, tags
 from medvit.dicom.accept import check_accepted
 from medvit.dicom.facts import read_facts
 from medvit.dicom.header import read_header
 from medvit.dicom.policy import Accept
-from medvit.dicom.walk import TRIES, Found, walk
+from medvit.dicom.walk import Found, walk
 from medvit.errors import DicomRefusal
 from medvit.types import Facts
 
@@ -105,7 +104,8 @@ def _row(root: Path, item: Found, mask: Mask, accept: Accept) -> dict[str, Any]:
     row["uid"] = mask("file", item.name)
     path = root / item.name
     try:
-        head, state = _head(path)
+        loaded = storage.load(path, picture.HEAD)
+        head, state = bytes(loaded.view), loaded.stat
         if (state.st_size, state.st_mtime_ns) != (item.size, item.changed_ns):
             raise DicomRefusal("E-CHANGED", "the file changed during the scan", fix="wait until the export is complete")
         plain = picture.kind_of(head)
@@ -121,19 +121,6 @@ def _row(root: Path, item: Found, mask: Mask, accept: Accept) -> dict[str, Any]:
     except DicomRefusal as refusal:
         _refuse(row, _no_dicom(refusal, item))
     return row
-
-
-def _head(path: Path) -> tuple[bytes, os.stat_result]:
-    """Return the first bytes and the state of a file; three tries, as network storage stutters (B118)."""
-    for attempt in range(TRIES):
-        try:
-            with path.open("rb") as file:
-                return file.read(picture.HEAD), os.fstat(file.fileno())
-        except OSError:
-            if attempt == TRIES - 1:
-                raise
-            time.sleep(0.05 * 4**attempt)
-    raise AssertionError("unreachable")
 
 
 def _read_dicom(path: Path, row: dict[str, Any], mask: Mask) -> Facts:
