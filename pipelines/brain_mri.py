@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 
 def medvit(command: str, *settings: str) -> None:
@@ -18,5 +17,4 @@ def medvit(command: str, *settings: str) -> None:
 
 for recipe in ("mri_slice_bag_demo", "mri_3d_demo"):
     medvit("train", f"experiment={recipe}")
-    run = (Path("runs") / "latest").read_text(encoding="utf-8").strip()
-    medvit("evaluate", f"run={run}", "split=test")
+    medvit("evaluate", "run=latest", "split=test")

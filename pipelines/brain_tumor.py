@@ -26,5 +26,4 @@ table = [f"labels.csv={DATA}/labels.csv", "labels.on=path", "labels.target=[labe
 medvit("index", f"data.root={DATA}", f"data.folder={WORK}", "data.kind=film", *table)
 medvit("split", f"data.folder={WORK}")
 medvit("train", "experiment=brain_tumor_from_scratch", f"data.folder={WORK}")
-run = (Path("runs") / "latest").read_text(encoding="utf-8").strip()
-medvit("evaluate", f"run={run}", "split=test")
+medvit("evaluate", "run=latest", "split=test")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 
 def medvit(command: str, *settings: str) -> None:
@@ -17,8 +16,7 @@ def medvit(command: str, *settings: str) -> None:
 
 
 medvit("train")  # generates, indexes and splits the films on its first run
-run = (Path("runs") / "latest").read_text(encoding="utf-8").strip()
-medvit("evaluate", f"run={run}", "split=test")
-medvit("register", f"run={run}", "name=phantom_opacity", "alias=candidate")
-medvit("export", f"run={run}", "out=work/phantom_bundle")
-medvit("predict", "bundle=work/phantom_bundle", "input=work/phantom_cxr/dicom", "out=work/phantom_predictions")
+medvit("evaluate", "run=latest", "split=test")
+medvit("register", "run=latest", "name=phantom_opacity", "alias=candidate")
+medvit("export", "run=latest", "out=work/phantom_bundle")
+medvit("predict", "bundle=work/phantom_bundle", "input=work/phantom_cxr/raw/dicom", "out=work/phantom_predictions")

@@ -1,0 +1,76 @@
+"""Every script of `pipelines/` runs as it is, on few patients and for one epoch."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+HOME = Path(__file__).parents[1] / "pipelines"
+QUICK = {
+    "train": ("trainer.epochs=1", "trainer.progress_bar=false", "model.depth=2"),
+    "evaluate": ("bootstrap.draws=100", "sections.images=4"),
+    "export": ("acceptance={age_years: null}",),
+}
+
+
+def few(labels: Path, patient: str, files: str, folder: Path) -> Path:
+    """Copy the films of a few patients and their rows: every 20th patient of a label table."""
+    table = pd.read_csv(labels, dtype=str)
+    table = table[table[patient].isin(sorted(set(table[patient]))[::20])]
+    folder.mkdir()
+    table.to_csv(folder / "labels.csv", index=False)
+    for place in dict.fromkeys(files.format(**row) for row in table.to_dict("records")):
+        if (labels.parent / place).is_dir():
+            shutil.copytree(labels.parent / place, folder / place)
+        else:
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(labels.parent / place, folder / place)
+    return folder
+
+
+def data(script: Path, folder: Path) -> list[str]:
+    """Return the arguments of a script: the folder of real data, where it takes one."""
+    known = {
+        "chest_xray": ("cxr_pneumonia_dicom", "PatientID", "dicom/{PatientID}"),
+        "brain_tumor": ("mri_brain_tumor_3class", "group_inferred", "{path}"),
+    }
+    if "argv" not in script.read_text(encoding="utf-8"):
+        return []
+    name, patient, files = known[script.stem]
+    if "MEDVIT_REAL_DATA" not in os.environ:
+        pytest.skip("MEDVIT_REAL_DATA is not set")
+    labels = Path(os.environ["MEDVIT_REAL_DATA"]) / "labelled" / name / "labels.csv"
+    return [str(few(labels, patient, files, folder))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted(HOME.glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_of_the_pipelines_runs_from_its_first_line_to_its_last(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, commands = subprocess.run, []
+
+    def quick(line: list[str], check: bool) -> None:
+        command = line[2].removeprefix("medvit.")
+        generated = [] if len(sys.argv) > 1 else ["data.generate.patients=30"]
+        more = [*QUICK.get(command, ()), *(generated if command == "train" else [])]
+        done = run([*line, *more], capture_output=True, text=True, check=False)
+        assert check
+        assert done.returncode == 0, f"{command}: {done.stderr[-3000:]}"
+        commands.append(command)
+
+    monkeypatch.setattr(sys, "argv", [script.name, *data(script, tmp_path / "data")])
+    monkeypatch.setattr(subprocess, "run", quick)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path / "keys" / "pseudonym.key"))
+    runpy.run_path(str(script), run_name="__main__")
+    assert commands.count("train") == commands.count("evaluate") >= 1
+    if "predict" in commands:
+        assert len(pd.read_csv(next((tmp_path / "work").glob("*_predictions/predictions.csv")))) > 0
