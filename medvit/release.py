@@ -69,7 +69,7 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     asked = options.get("acceptance") or {}
     if wrong := problems({key: limit for key, limit in asked.items() if limit is not None}):
         raise ConfigError("; ".join(wrong))
-    images = _Images(loaded.settings["data"], loaded.hashes)
+    images = _Images(loaded.data_folder(), loaded.settings["data"].get("fold"), loaded.hashes)
     origin = {"run_id": run.id, "hashes": evaluated.state(run), "weights": loaded.weights, **provenance.environment()}
     name = options.get("name") or f"{loaded.settings['data'].get('name') or 'medvit'} {run.id[:8]}"
     contents = draft_contents(
@@ -110,13 +110,12 @@ def _refuse_other_units(unit: str | None, thresholds: Mapping[str, Any]) -> None
 class _Images:
     """The images a run was trained on, as its manifest and split say, which must not have changed."""
 
-    def __init__(self, data: dict[str, Any], hashes: dict[str, str]) -> None:
+    def __init__(self, folder: Path, fold: Any, hashes: dict[str, str]) -> None:
         from medvit.data import manifest, splits
 
-        self.folder = Path(data["folder"])
+        self.folder, self.fold = folder, fold
         self.manifest = manifest.read(self.folder)
         self.splits = splits.read(self.folder, self.manifest)
-        self.fold = data.get("fold")
         found = {"manifest": self.manifest.digest, "split": self.splits.digest}
         changed = [key for key, value in found.items() if hashes.get(key, value) != value]
         if changed:

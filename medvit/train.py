@@ -13,13 +13,32 @@ if TYPE_CHECKING:
     from medvit.engine.fit import Fitted
     from medvit.tracking.run import Run
 
+_ANY = float("inf")
+_TRAINER = {"epochs": (1, _ANY), "batch_size": (1, _ANY), "accumulate": (1, _ANY), "overlay_every": (0, _ANY)}
+_PLAN = dict.fromkeys(("lr", "weight_decay", "warmup_epochs", "final_lr", "clip"), (0.0, _ANY)) | {"ema": (0, 1)}
 _HELPED = "MEDVIT_RUN"  # in the environment of the processes that Lightning starts for further devices: the run
 
 
 def check(settings: dict[str, Any]) -> list[str]:
-    """Return what is missing on the disk, before anything heavy is imported."""
-    folder = settings["data"]["folder"]
-    if _generates(settings["data"]):
+    """Return numbers that make no sense and what is missing on the disk, before anything heavy is imported."""
+    wrong = [f"seed={settings['seed']}: expected 0 and more"] * (settings["seed"] < 0)
+    for place, limits in (("trainer", _TRAINER), ("optim.plan", _PLAN)):
+        node = settings["trainer"] if place == "trainer" else settings["optim"]["plan"]
+        wrong += [
+            f"{place}.{name}={node[name]}: expected {least:g} {_upper(most)}"
+            for name, (least, most) in limits.items()
+            if name in node and (node[name] is None or not least <= node[name] <= most)  # optim=logistic has no plan
+        ]
+    return wrong + _absent(settings["data"])
+
+
+def _upper(most: float) -> str:
+    return "and more" if most == float("inf") else f"to {most:g}"
+
+
+def _absent(data: dict[str, Any]) -> list[str]:
+    folder = data["folder"]
+    if _generates(data):
         return []
     for file, command in (("manifest.parquet", "index data.root=DIR"), ("splits.parquet", "split")):
         if not (Path(folder) / file).is_file():

@@ -122,3 +122,14 @@ def test_what_quotes_do_not_mend_stays_as_it_is_and_is_refused_with_a_way_out(gi
     assert readable([given]) == [given]
     if not given.startswith("-"):
         assert any("my_conf/experiment/mine.yaml" in line for line in problems("train", given))
+
+
+def test_numbers_that_make_no_sense_are_all_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    from medvit.train import check
+
+    wrong = ["trainer.epochs=-1", "trainer.batch_size=0", "optim.plan.lr=-1", "optim.plan.ema=2", "seed=-1"]
+    found = preflight(conf_dir(), "train", wrong, check)
+    assert len(found) == len(wrong)
+    assert all(any(line.startswith(f"{text}: expected") for line in found) for text in wrong)
+    assert preflight(conf_dir(), "train", ["trainer.epochs=1", "optim.plan.ema=0"], check) == []
+    assert preflight(conf_dir(), "train", ["optim=logistic"], check) == []

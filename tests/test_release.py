@@ -205,6 +205,21 @@ def test_export_register_and_predict_by_command(evaluated, place) -> None:
     assert f"The latest is {evaluated.id}" in wrong.stderr
 
 
+def test_a_data_set_that_was_moved_is_named_as_such(run, place) -> None:
+    from medvit.engine.checkpoint import load_run
+    from medvit.release import prepare
+    from medvit.trial.run import Trial
+
+    (place / "data").rename(place / "moved")
+    try:
+        with pytest.raises(DataError, match="is not where it was"):
+            prepare(run.id, place / "runs", {}, draft=True)
+        with pytest.raises(DataError, match="is not where it was"):
+            Trial(load_run(run.folder), "test")
+    finally:
+        (place / "moved").rename(place / "data")
+
+
 def test_a_changed_data_set_is_refused(evaluated, place) -> None:
     from medvit.data import manifest, splits
     from medvit.release import prepare

@@ -66,6 +66,9 @@ class Splits:
         table = self.table.set_index("patient")
         folded = self.spec["strategy"] in {"kfold", "nested", "leave_one_out"}
         if not folded:
+            if fold is not None:
+                raise SplitError(f"this split has no folds; asked for fold {fold}; leave out data.fold, or make folds "
+                                 "with split.strategy=kfold")  # fmt: skip
             return table["split"]
         count = int(table["fold"].max()) + 1
         if fold is None or not 0 <= fold < count:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from medvit.config import build
 from medvit.engine.assemble import ARCHITECTURE, build_network
-from medvit.errors import RunError
+from medvit.errors import DataError, RunError
 from medvit.model.network import Network
 from medvit.preprocess import from_json as preprocess_from_json
 from medvit.task import from_json as task_from_json
@@ -33,6 +33,20 @@ class TrainedRun:
     hashes: dict[str, str]
     folder: Path
     weights: dict[str, str] = field(default_factory=dict)
+
+    def data_folder(self) -> Path:
+        """Return the data set folder the run was trained on.
+
+        Raises:
+            DataError: it is no longer there.
+        """
+        folder = Path(self.settings["data"]["folder"])
+        if not (folder / "manifest.parquet").is_file():
+            raise DataError(
+                "The data set this run was trained on is not where it was. data.folder in the run's config.json names"
+                " it; a relative name counts from the folder the training was started in. Put it back, or start there."
+            )
+        return folder
 
 
 def save_weights(network: Network, path: Path, without: str | None = None) -> None:

@@ -18,7 +18,7 @@ _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"BM
 
 
 def is_picture(data: bytes | memoryview) -> bool:
-    """Say whether the bytes (132 or more) begin like a PNG, JPEG, TIFF or BMP and are not DICOM with such a preamble."""
+    """Say whether the bytes (132 or more) begin like a PNG, JPEG, TIFF or BMP and are no DICOM behind it."""
     return bytes(data[:8]).startswith(_PICTURES) and bytes(data[128:132]) != b"DICM"
 
 

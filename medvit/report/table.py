@@ -94,7 +94,7 @@ def proportion(value: Interval, total: int, level: float) -> Interval:
 
     `total` is the number of patients behind it.
     """
-    if not (value.low == value.high and value.value in (0.0, 1.0)):
+    if value.value not in (0.0, 1.0) or value.low < value.high:
         return value
     low, high = wilson(value.value * total, total, level)
     low, high = (0.0, high) if value.value == 0.0 else (low, 1.0)

@@ -41,6 +41,7 @@ class Trial:
     ) -> None:
         from medvit.engine.fit import data_module
 
+        trained.data_folder()
         self.trained, self.split, self.asked, self.site = trained, split, asked or {}, site
         self._make = partial(data_module, trained.settings, trained.preprocess, trained.task)
         self.home = self._make()

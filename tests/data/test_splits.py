@@ -179,3 +179,9 @@ def test_an_age_in_months_is_told_by_quartile_and_grades_one_by_one() -> None:
     )
     assert grades["value"].tolist() == ["0.0", "2.0", "10.0"]
     assert told[["train", "val", "test"]].iloc[2:6].sum().tolist() == pytest.approx([1, 1, 1])
+
+
+def test_a_fold_of_a_split_without_folds_is_refused_and_not_ignored() -> None:
+    manifest = manifest_of(cohort(30, 1))
+    with pytest.raises(SplitError, match=r"no folds; asked for fold 3"):
+        division.make(manifest, SplitSpec()).rows(manifest, "train", 3)

@@ -177,12 +177,12 @@ def test_broken_constant_and_missing_pictures_are_refused_without_their_path(tmp
 def test_a_read_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), random_samples((20, 30), 256, np.uint8))
-    failures = [OSError(5, "EIO"), OSError(116, "ESTALE")]
+    failures, original = [OSError(5, "EIO"), OSError(116, "ESTALE")], open
 
     def flaky(*names, **how):
         if failures:
             raise failures.pop()
-        return open(*names, **how)
+        return original(*names, **how)
 
     monkeypatch.setattr(storage, "open", flaky, raising=False)
     assert FilmPreprocess(size=(8, 8)).integers(path).shape == (1, 8, 8)
