@@ -5,7 +5,8 @@
 Epoch >= 2: samples per second of one process that makes shuffled batches of 32 (processor time, medians of alternating
 rounds); resident memory is anonymous pages only (a memory map's pages belong to the system's file cache). First epoch:
 files per second of one core, 2500x2048 12-bit films, a new cache each time; then the same files with 1 and 2 worker
-processes by the clock. LMDBDataset needs the package lmdb, MONAI's JPEG lossless needs python-gdcm.
+processes by the clock. Rows that need the package lmdb (LMDBDataset) or python-gdcm (MONAI's JPEG lossless) are left
+out without it, and said so.
 """
 
 from __future__ import annotations
@@ -115,10 +116,8 @@ def later_epochs(work: Path, size: int, films: int, rounds: int) -> None:
         "PNG folder as timm users have": drained(PictureFolder(paths, size), {}),
         "JPEG folder, stored at the size": drained(PictureFolder(jpegs, size), {}),
     }
-    try:
+    if present("lmdb", "MONAI LMDBDataset"):
         runs["MONAI LMDBDataset"] = drained(LMDBDataset(paths, chain, work / f"lmdb{size}", progress=False), {})
-    except Exception as error:  # noqa: BLE001 - MONAI's optional import raises its own kind
-        print(f"LMDBDataset left out: {type(error).__name__}")
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory = {}
     for name, run in runs.items():
@@ -157,7 +156,16 @@ def report(title: str, seconds: dict[str, list[float]], reference: str, memory: 
     print(f"\n{title}\n{'':38}{'per second':>12}{'x ' + reference:>28}{'MB grown':>10}")
     for name, value in middle.items():
         grown = f"{memory[name]:10.1f}" if memory else ""
-        print(f"{name:38}{1 / value:12.0f}{middle[reference] / value:28.1f}{grown}")
+        ratio = f"{middle[reference] / value:28.1f}" if reference in middle else f"{'-':>28}"
+        print(f"{name:38}{1 / value:12.0f}{ratio}{grown}")
+
+
+def present(module: str, row: str, package: str = "") -> bool:
+    """Say whether a module can be imported, and print which row is left out where it cannot."""
+    found = importlib.util.find_spec(module) is not None
+    if not found:
+        print(f"left out: {row} (needs pip install {package or module})")
+    return found
 
 
 def write_dicom(path: Path, stored: np.ndarray, lossless: bool) -> None:
@@ -194,8 +202,9 @@ def first_epoch(work: Path, files: int, rounds: int, lossless: bool) -> None:
 
     chains = {
         "medvit (decode, resize, write)": lambda folder: Cache.build(rows, root, pre, folder, workers=1),
-        "MONAI LoadImage chain": lambda _folder: [chain(root / name) for name in names],
     }
+    if not lossless or present("gdcm", "MONAI LoadImage chain, JPEG lossless", "python-gdcm"):
+        chains["MONAI LoadImage chain"] = lambda _folder: [chain(root / name) for name in names]
     seconds: dict[str, list[float]] = {name: [] for name in chains}
     for turn in range(rounds + 1):
         for name, run in chains.items():
