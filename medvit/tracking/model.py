@@ -62,7 +62,7 @@ def _save(place: Path, bundle: Path, ids: tuple[str, str], findings: tuple[str, 
     from mlflow.models import Model
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # advice on type hints and examples; the signature is given
+        warnings.simplefilter("ignore", UserWarning)  # advice on examples; the signature is given
         mlflow.pyfunc.save_model(
             path=str(place),
             python_model=str(CODE),

@@ -9,7 +9,9 @@ and a decision per finding (null where there is none). It needs no torch.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
@@ -26,11 +28,9 @@ class DicomModel(PythonModel):
         self.runtime = Runtime(Path(context.artifacts["bundle"]))
         golden.check(self.runtime)
 
-    # MLflow reads type hints here as a schema of its own; the stored signature says it already.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
+    # MLflow takes no schema from this hint (the stored signature has it) but warns where there is none.
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """Return one row per DICOM file of the column `dicom`."""
-        import pandas as pd
-
         files = [bytes(item) for item in model_input["dicom"]]
         volumes = self.runtime.preprocess.kind == "volume"
         groups = series_of(files) if volumes else [[place] for place in range(len(files))]
