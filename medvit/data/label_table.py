@@ -25,10 +25,10 @@ class LabelSpec:
 
     `csv`: a file; or {side: file}, whose rows get a column `split`; or "files": a table of the images' own relative
     paths (column `path`). `header`: the column names of a table without a header line. `derive`: {new column: {column,
-    pattern}}: the first group of the regular expression where it is found; with `found` (and `missing`): that value.
-    `lists`: {side: text file of keys}, which makes a column `split`. `where`: {column: value or values}: other rows are
-    left out and counted. `more`: further tables [{csv, on, header}], merged
-    on the columns `on`.
+    pattern}}: the first group of the regular expression where it is found; with `found` (and `missing`): that value,
+    none where the cell is empty. `lists`: {side: text file of keys}, which makes a column `split`. `where`: {column:
+    value or values}: other rows are left out and counted. `more`: further tables [{csv, on, header}], merged on the
+    columns `on`.
     `on`: the identifier to join on (`JOINS` or "path"); `column`: the table's column that holds it (default: `on`).
     `target`: label columns; `keep`: columns to carry along (site, split, boxes); `patient`, `study`: columns that
     override the identifiers of the files. `separator`: a target column holds several findings ("A|B"), each of which
@@ -142,7 +142,7 @@ def _bad_rule(rule: Mapping[str, Any]) -> list[str]:
     return problems + ["the pattern has no group ( )"] * (groups < 1 and "found" not in rule)
 
 
-def _read(source: Path | str | Mapping[str, Path], header: Sequence[str]) -> tuple[pd.DataFrame, list[str], bool]:
+def _read(source: Path | str | Mapping[str, Path | str], header: Sequence[str]) -> tuple[pd.DataFrame, list[str], bool]:
     """Return the rows of one file, or of one file per side with a column `split`; what was assumed; decimal comma."""
     if not isinstance(source, Mapping):
         return delimited.read(Path(source), header)
@@ -164,7 +164,8 @@ def _derived(rows: pd.DataFrame, spec: LabelSpec) -> pd.DataFrame:
         if "found" in rule:
             hit = values.map(lambda value, sought=re.compile(rule["pattern"]): sought.search(value) is not None)
             missing = rule.get("missing")
-            rows[name] = hit.map({True: str(rule["found"]), False: None if missing is None else str(missing)})
+            told = hit.map({True: str(rule["found"]), False: None if missing is None else str(missing)})
+            rows[name] = told.where(rows[rule["column"]].notna())  # nothing written is no finding looked for
         else:
             rows[name] = values.str.extract(rule["pattern"], expand=True)[0]
     return rows
@@ -188,12 +189,16 @@ def _listed(rows: pd.DataFrame, spec: LabelSpec) -> pd.DataFrame:
     if not spec.lists:
         return rows
     side: dict[str, str] = {}
+    twice = 0
     for name, path in spec.lists.items():
         try:
-            keys = Path(path).read_text("utf-8-sig").split("\n")
+            keys = {key.strip() for key in Path(path).read_text("utf-8-sig").split("\n")} - {""}
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"labels.lists.{name} cannot be read as text; check the path") from error
-        side |= {key.strip(): str(name) for key in keys if key.strip()}
+        twice += len(keys & side.keys())
+        side |= dict.fromkeys(keys, str(name))
+    if twice:
+        raise DataError(f"labels.lists: {twice} keys stand in several lists; an image has one side, correct the lists")
     if spec.key not in rows:
         _require_columns(rows, spec)
     return rows.assign(**{SPLIT: rows[spec.key].map(side)})
@@ -205,7 +210,8 @@ def _merged(rows: pd.DataFrame, other: pd.DataFrame, on: Any, spec: LabelSpec, n
     if gone:
         raise DataError(f"labels.more: no column {', '.join(gone)}")
     fresh = [name for name in other.columns if name in keys or name not in rows]
-    merged = rows.merge(other[fresh].drop_duplicates(), on=keys, how="left", indicator="_both")
+    known = other[fresh].dropna(subset=keys).drop_duplicates()  # pandas joins an empty key to an empty key
+    merged = rows.merge(known, on=keys, how="left", indicator="_both")
     alone = merged.pop("_both") == "left_only"
     if alone.any() and spec.unmatched == "refuse":
         raise DataError(

@@ -91,10 +91,22 @@ def _unique_rows(
 
 
 def _settled(rows: pd.DataFrame, name: str, spec: LabelSpec) -> pd.DataFrame:
-    """Return the rows with the targets of one key made equal: their majority (a tie is 0) or their maximum."""
-    text = [column for column in spec.target if not pd.api.types.is_numeric_dtype(rows[column])]
-    if text:
-        raise DataError(f"labels.repeated={spec.repeated} needs numbers, and {', '.join(text)} holds words")
+    """Return the rows with the targets of one key made equal: their majority (a tie is 0) or their maximum.
+
+    Raises:
+        DataError: words; other numbers than 0 and 1 for a majority; an uncertain -1, which has no rank beside 0 and 1.
+    """
+    wrong = []
+    for column in spec.target:
+        if not pd.api.types.is_numeric_dtype(rows[column]):
+            wrong.append(f"{column} holds words")
+            continue
+        found = set(rows[column].dropna())
+        if (found - {0, 1}) if spec.repeated == "majority" else (-1 in found <= {-1, 0, 1}):
+            wrong.append(f"{column} holds {', '.join(f'{value:g}' for value in sorted(found)[:8])}")
+    if wrong:
+        needs = {"majority": "only 0 and 1", "max": "numbers with an order, and -1 (uncertain) has none"}[spec.repeated]
+        raise DataError(f"labels.repeated={spec.repeated} needs {needs}: {'; '.join(wrong)}; correct the table")
     groups, changed = rows.groupby(name), rows.copy()
     for column in spec.target:
         mean = groups[column].transform("mean")
@@ -175,7 +187,11 @@ def _override_identity(result: pd.DataFrame, joined: pd.DataFrame, spec: LabelSp
 
 
 def _targets(joined: pd.DataFrame, spec: LabelSpec) -> dict[str, pd.Series]:
-    """Return the label columns: as they are, or one 0/1 column per finding where a column lists findings."""
+    """Return the label columns: as they are, or one 0/1 column per finding where a column lists findings.
+
+    Raises:
+        DataError: two columns list the same finding.
+    """
     if not spec.separator:
         return {LABEL + name: joined[name] for name in spec.target}
     found: dict[str, pd.Series] = {}
@@ -184,6 +200,11 @@ def _targets(joined: pd.DataFrame, spec: LabelSpec) -> dict[str, pd.Series]:
         parts = values.dropna().str.split(spec.separator, regex=False)
         parts = parts.map(lambda row: {part.strip(_QUOTES) for part in row} - {""})
         names = spec.target if spec.listed_in else sorted(set().union(*parts))
+        if both := [name for name in names if LABEL + name in found]:
+            raise DataError(
+                f"labels.separator: {column} and a column before it both list {len(both)} findings, such as "
+                f"{both[0][:24]!r}; take one of the columns, or join them in the table"
+            )
         found |= {
             LABEL + name: parts.map(lambda row, name=name: int(name in row)).reindex(values.index) for name in names
         }

@@ -255,3 +255,57 @@ def test_the_first_folder_can_name_the_participant(tmp_path):
     result, notes = join(frame, NONE, read_table(spec), spec, mask)
     assert list(result["label.y"]) == [1, 1, 0]
     assert "joined on path by first folder" in notes
+
+
+@pytest.mark.parametrize(
+    ("repeated", "values", "told"),
+    [
+        ("majority", ("-1", "-1", "0"), "only 0 and 1: y holds -1, 0"),
+        ("majority", ("3", "3", "0"), "only 0 and 1: y holds 0, 3"),
+        ("max", ("-1", "0", "1"), "-1 .uncertain. has none: y holds -1, 0, 1"),
+        ("max", ("mild", "none", "1"), "y holds words"),
+    ],
+)
+def test_rows_of_one_key_are_settled_only_where_the_values_allow_it(tmp_path, repeated, values, told):
+    """A majority once made every grade a 1 and every uncertain label a 0."""
+    text = "AccessionNumber,y\nA,{}\nA,{}\nB,{}\n".format(*values)
+    with pytest.raises(DataError, match=told):
+        joined(tmp_path, text, ["A", "B"], {"repeated": repeated})
+
+
+def test_the_highest_of_several_numbers_may_be_negative(tmp_path):
+    text = "AccessionNumber,y\nA,-2.5\nA,-1\nB,0.5\n"
+    result, _ = joined(tmp_path, text, ["A", "B"], {"repeated": "max"})
+    assert list(result["label.y"]) == [-1, 0.5]
+
+
+def test_rows_without_a_key_take_nothing_from_a_further_table(tmp_path):
+    (tmp_path / "more.csv").write_text("pid,y\n1,0\n,1\n2,1\n")
+    spec = {"more": ({"csv": str(tmp_path / "more.csv"), "on": "pid"},)}
+    text = "AccessionNumber,pid\nA,1\nB,\nC,2\n"
+    with pytest.raises(DataError, match="1 of 3 rows have no counterpart by pid"):
+        joined(tmp_path, text, ["A", "B", "C"], spec)
+    result, _ = joined(tmp_path, text, ["A", "B", "C"], {**spec, "unmatched": "keep"})
+    assert result["label.y"].isna().tolist() == [False, True, False]
+
+
+def test_a_key_on_two_lists_of_a_split_is_refused(tmp_path):
+    for side, keys in (("train", "A\nB\n"), ("test", "B\nC\n")):
+        (tmp_path / f"{side}.txt").write_text(keys)
+    lists = {side: tmp_path / f"{side}.txt" for side in ("train", "test")}
+    with pytest.raises(DataError, match="1 keys stand in several lists"):
+        joined(tmp_path, "AccessionNumber,y\nA,1\nB,0\nC,1\n", ["A", "B", "C"], {"lists": lists, "keep": ("split",)})
+
+
+def test_an_empty_cell_says_nothing_of_what_is_sought_in_it(tmp_path):
+    rule = {"y": {"column": "report", "pattern": "mass", "found": 1, "missing": 0}}
+    text = "AccessionNumber,report\nA,a mass\nB,\nC,clear\n"
+    result, _ = joined(tmp_path, text, ["A", "B", "C"], {"derive": rule})
+    assert result["label.y"].isna().tolist() == [False, True, False]
+    assert result["label.y"].dropna().tolist() == [1, 0]
+
+
+def test_two_columns_that_list_one_finding_are_refused(tmp_path):
+    text = "AccessionNumber,one,two\nA,mass|node,node\nB,node,effusion\n"
+    with pytest.raises(DataError, match="both list 1 findings, such as 'node'"):
+        joined(tmp_path, text, ["A", "B"], {"target": ("one", "two"), "separator": "|"})
