@@ -53,7 +53,8 @@ class BatchLoader:
         self.epoch = self.done = self._resume_at = 0
         self._chance: NDArray[np.float64] | None = None
         if plan.sampler is not None:
-            self._chance = plan.sampler.weights(units.target, units.weight, units.frame["patient"].to_numpy())
+            patients = units.frame["patient"].to_numpy()
+            self._chance = plan.sampler.weights(units.target, units.weight, patients, units.one_label)
         self.workers, self.prefetch, self.pin = 0, 2, False
         measure(self, workers, prefetch, pin)
 

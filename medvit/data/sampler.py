@@ -30,14 +30,22 @@ class Sampler:
             raise ConfigError(f"sampler kind {self.kind!r}: expected plain, weighted or patient")
 
     def weights(
-        self, target: NDArray[np.float32], weight: NDArray[np.float32], patient: NDArray[np.object_]
+        self,
+        target: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        patient: NDArray[np.object_],
+        one_label: bool = False,
     ) -> NDArray[np.float64] | None:
-        """Return the chance of each unit (sum 1), or None where each comes once.
+        """Return the chance [n] of each unit (sum 1), or None where each comes once.
 
-        target, weight: [n K] as the task encodes them. Raises ConfigError when a weighted label is not a class.
+        target, weight: [n K] as the task encodes them; with `one_label` a row of them is one value (a class, a level).
+        Raises ConfigError when a weighted label is not a class.
         """
         if self.kind == "plain":
             return None
+        if one_label:
+            rows = np.unique(target, axis=0, return_inverse=True)[1]
+            target, weight = rows.reshape(-1, 1).astype(np.float32), weight.min(axis=1, keepdims=True)
         chance = _per_patient(patient) if self.kind == "patient" else _per_class(target, weight)
         share: NDArray[np.float64] = chance / chance.sum()
         return share

@@ -62,6 +62,7 @@ class Units:
         self.bagged = bag is not None or getattr(cache.preprocess, "mode", "") == "slices"
         self.uid = self.frame["uid"].to_numpy()
         self.target, self.weight = task.encode(self.frame)
+        self.one_label = bool(getattr(task, "one_label", False))
         grouped = bag is not None  # one series by itself has nothing to be told from; so it is exported, too
         self._kind = _kinds(cache.rows) if grouped else np.zeros(len(cache.rows), np.int64)
 

@@ -24,10 +24,11 @@ class Task(ABC):
 
     `fit` learns class counts (or a scale) from the training rows; what it learns is in `fitted`, plain JSON, and
     `settings` are the constructor's arguments, so that `medvit.task.from_json(task.to_json())` is the same task.
-    `monitor` and `mode` say which score picks the best epoch.
+    `monitor` and `mode` say which score picks the best epoch; `one_label` that all columns are of one label's values.
     """
 
     kind: ClassVar[str]
+    one_label: ClassVar[bool] = False
     monitor: str = "val/auroc"
     mode: str = "max"
 

@@ -27,6 +27,7 @@ class Multiclass(Task):
     """
 
     kind: ClassVar[str] = "multiclass"
+    one_label = True
 
     def __init__(
         self, label: str, classes: Sequence[str | int], smoothing: float = 0.1, balanced: bool = False

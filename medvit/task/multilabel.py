@@ -101,8 +101,8 @@ class Multilabel(Task):
         """
         out = target
         for shift, policy in ((1.0, self.uncertain), (2.0, self.missing)):
-            ranges = [p if isinstance(p, tuple) else (0.0, 0.0) for p in policy]
-            if any(high > 0 for _, high in ranges):
+            if any(isinstance(p, tuple) for p in policy):
+                ranges = [p if isinstance(p, tuple) else (0.0, 0.0) for p in policy]
                 low, high = torch.tensor(ranges, device=target.device).T
                 share = torch.frac(-target - shift + (epoch * GOLDEN) % 1.0)
                 soft = (target <= -shift) & (target > -shift - 1)

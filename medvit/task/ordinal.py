@@ -30,6 +30,7 @@ class Ordinal(Task):
     """
 
     kind: ClassVar[str] = "ordinal"
+    one_label = True
     monitor = "val/kappa"
 
     def __init__(self, label: str, levels: Sequence[str | int], loss: str = "corn") -> None:
@@ -99,7 +100,7 @@ class Ordinal(Task):
         if len(is_):
             out["accuracy"] = float((said == is_).mean())
             out["mae_levels"] = float(np.abs(said - is_).mean())
-            chance = float(((said[:, None] - is_[None, :]) ** 2).mean())
+            chance = float(said.var() + is_.var() + (said.mean() - is_.mean()) ** 2)  # mean square over all pairs
             if chance > 0:
                 out["kappa"] = 1.0 - float(((said - is_) ** 2).mean()) / chance
         return out

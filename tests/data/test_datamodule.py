@@ -17,6 +17,8 @@ from medvit.data.sampler import Sampler
 from medvit.data.units import Units
 from medvit.errors import ConfigError, DataError, SplitError
 from medvit.preprocess import FilmPreprocess, VolumePreprocess
+from medvit.task.multiclass import Multiclass
+from medvit.task.ordinal import Ordinal
 
 PRE = FilmPreprocess(size=(16, 16), mean=0.4, std=0.2)
 
@@ -158,6 +160,18 @@ def test_weighted_and_patient_sampling_balance_what_they_say():
     assert chance[:40].sum() == pytest.approx(1 / 11)
     drawn = np.concatenate([Sampler("patient").order(0, epoch, 50, chance) for epoch in range(200)])
     assert (drawn < 40).mean() == pytest.approx(1 / 11, abs=0.01)
+
+
+@pytest.mark.parametrize("task", [Multiclass("c", [0, 1, 2, 3]), Ordinal("c", [0, 1, 2, 3])])
+def test_weighted_sampling_draws_each_class_and_each_level_equally_often(rows, tmp_path, task):
+    """Column by column, a rare class among several came too seldom, and the levels in the middle as well."""
+    table, root = rows
+    level = np.minimum(np.arange(len(table)) // 3, 3).astype(float)
+    level[-1] = np.nan
+    cache = Cache.build(table.assign(**{"label.c": level}), root, PRE, tmp_path, workers=1)
+    loader = BatchLoader(Units(cache, np.arange(len(table)), task), plan(sampler=Sampler("weighted")))
+    assert [loader._chance[level == k].sum() for k in range(4)] == pytest.approx([0.25] * 4)
+    assert loader._chance[-1] == 0
 
 
 def test_weighted_sampling_refuses_what_has_no_classes():

@@ -232,6 +232,15 @@ def test_a_smooth_label_is_drawn_per_sample_and_epoch_within_its_range_and_never
     assert not np.array_equal(other, target)
 
 
+def test_a_range_without_width_is_its_value_even_0():
+    """A range [0, 0] was once not drawn at all: the loss then met targets of -1 and below."""
+    rows = pd.DataFrame({"uid": ["a", "b"], "label.x": [-1, None]})
+    for low in (0.0, 0.25):
+        task = Multilabel(["x"], uncertain=[low, low], missing=[low, low])
+        target, _ = task.encode(rows)
+        assert task.draw(torch.from_numpy(target), 3).ravel().tolist() == [low, low]
+
+
 def test_a_draw_does_not_depend_on_the_rows_beside_it():
     rows = UNSURE.assign(**{"label.x": -1})
     task = Multilabel(["x"], uncertain="smooth")
@@ -286,6 +295,17 @@ def test_ordinal_kappa_agrees_with_scikit_learn():
     assert found["mae_levels"] == pytest.approx(np.abs(truth - said).mean())
 
 
+def test_kappa_of_many_units_needs_no_table_of_all_pairs():
+    import tracemalloc
+
+    steps = np.tile([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]], (4000, 1))
+    tracemalloc.start()
+    assert Ordinal("g", [0, 1, 2]).scores(steps, steps, np.ones_like(steps))["kappa"] == 1.0
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6  # bytes; all pairs of 12,000 units take 1.1e9
+
+
 def test_multiclass_probabilities_sum_to_one_for_huge_logits():
     p = Multiclass("c", ["a", "b"]).probabilities_numpy(np.array([[1e4, -1e4], [0.0, 0.0]]))
     assert p.tolist() == [[1.0, 0.0], [0.5, 0.5]]
@@ -325,6 +345,7 @@ def test_a_finding_without_both_outcomes_is_left_out_of_the_mean_and_counted():
     [
         (lambda: Multilabel([]), "at least one label"),
         (lambda: Multilabel(["x", "x"]), "each once"),
+        (lambda: Binary("x", {"1": 1, "1.0": 0}), "the same value of a table"),
         (lambda: Multiclass("c", ["a"]), "at least 2 classes"),
         (lambda: Multiclass("c", ["a", "b"], smoothing=1.0), "smoothing"),
         (lambda: Ordinal("g", [0, 1]), "at least 3 levels"),
