@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ from medvit.errors import DicomRefusal
 from medvit.preprocess.definition import as_bytes
 from medvit.types import Facts, Film, Volume
 
+_DEPTHS = (8, 10, 12, 14, 16)  # bits of what films are made with; a picture says only 8 or 16
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"BM")
 
 
@@ -24,14 +26,21 @@ def is_picture(data: bytes | memoryview) -> bool:
 
 def is_nifti(data: bytes | memoryview) -> bool:
     """Say whether the bytes are a NIfTI-1 or NIfTI-2 file, gzip or not (magic at byte 344 or 4)."""
-    head = bytes(gzip.decompress(data)[:352] if data[:2] == b"\x1f\x8b" else data[:352])
+    head = bytes(data[:352])
+    if head[:2] == b"\x1f\x8b":
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(data, 352)
+        except zlib.error:
+            return False
     return head[344:348] in {b"n+1\x00", b"ni1\x00"} or head[4:8] in {b"n+2\x00", b"ni2\x00"}
 
 
 def read_picture(source: Source) -> Film:
     """Read a PNG, JPEG, TIFF or BMP as a grey film: 8 or 16 bits, 0 black; colour is turned to grey with a warning.
 
-    EXIF rotation is ignored (pixels stay as stored). Raises DicomRefusal E-IMAGE, E-CONST.
+    Of 16 bits those that are used are the range (8, 10, 12, 14 or 16), with a warning where these are not all: 12 bits
+    would else leave a sixteenth of the grey levels. EXIF rotation is ignored (pixels stay as stored).
+    Raises DicomRefusal E-IMAGE, E-CONST.
     """
     data = as_bytes(source)
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -47,8 +56,12 @@ def read_picture(source: Source) -> Film:
     samples, warnings = _grey(stored)
     if samples.min() == samples.max():
         raise DicomRefusal("E-CONST", f"every pixel is {int(samples.max())}", fix="exclude the image")
+    stored_bits, highest = 8 * samples.itemsize, int(samples.max())
+    bits = next(depth for depth in _DEPTHS if highest < 1 << depth)
+    if bits < stored_bits:
+        warnings += (f"W-RANGE of {stored_bits} bits {bits} are used and taken as the whole range",)
     facts = Facts(rows=samples.shape[0], columns=samples.shape[1], photometric="MONOCHROME2")
-    return Film(samples, 1.0 / np.iinfo(samples.dtype).max, 0.0, facts, ("picture",), warnings)
+    return Film(samples, 1.0 / ((1 << bits) - 1), 0.0, facts, (f"picture of {bits} bits",), warnings)
 
 
 def _grey(stored: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -78,7 +91,7 @@ def read_nifti(source: Source) -> list[Volume]:
         raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         image = (nibabel.Nifti2Image if raw[4:6] == b"n+" else nibabel.Nifti1Image).from_bytes(raw)
         values = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
         raise DicomRefusal(
             "E-IMAGE", f"a NIfTI that does not read ({type(error).__name__})", fix="export the volume again"
         ) from error

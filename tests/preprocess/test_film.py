@@ -203,3 +203,13 @@ def test_reduced_decoding_can_be_asked_for_by_a_word(word, asked):
     assert pre.digest != FilmPreprocess(size=(40, 30)).digest
     with pytest.raises(ConfigError, match="expected size, double"):
         FilmPreprocess(voi={"reduce_to": "half"})
+
+
+@pytest.mark.parametrize(("bits", "told"), [(12, True), (16, False)])
+def test_a_picture_of_twelve_bits_in_sixteen_keeps_its_grey_levels(tmp_path, bits, told):
+    """Divided by 65535 it came out nearly black, with 16 grey levels and without a word."""
+    samples = (np.arange(64 * 64).reshape(64, 64) * (2**bits - 1) / (64 * 64 - 1)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "film.png"), samples)
+    found = FilmPreprocess(size=(64, 64)).prepare(tmp_path / "film.png")
+    assert len(np.unique(found.pixels)) == 256
+    assert any("W-RANGE of 16 bits 12 are used" in warning for warning in found.warnings) == told

@@ -190,3 +190,14 @@ def test_one_time_point_of_a_four_dimensional_nifti_is_named(tmp_path):
     assert np.array_equal(volume.values, values[..., 2].T)
     with pytest.raises(DicomRefusal, match=r"E-KEY .*t=0, t=1, t=2"):
         VolumePreprocess().read(tmp_path / "t.nii.gz", "t=9")
+
+
+@pytest.mark.parametrize("harm", [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:600] + b"\xff" * 99 + raw[699:]])
+def test_a_damaged_compressed_nifti_is_refused_by_its_code(tmp_path, harm):
+    """It ended the whole build of a cache with an EOFError."""
+    nibabel = pytest.importorskip("nibabel")
+    values = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "whole.nii.gz")
+    raw = harm((tmp_path / "whole.nii.gz").read_bytes())
+    with pytest.raises(DicomRefusal, match="E-IMAGE a NIfTI that does not read"):
+        VolumePreprocess(size=(8, 8, 8)).prepare(raw)
