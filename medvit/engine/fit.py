@@ -79,6 +79,7 @@ def fit(
     _ready(settings, data, task)
     studies = data.units("train").frame["study"].nunique()
     strategy = strategy.choose(studies, volumes=preprocess.kind == "volume", augmented=data.augment is not None)
+    strategy.refuse_epochs(settings["trainer"]["epochs"])
     settings["optim"]["strategy"] = strategy.to_json()
     strategy.prepare(network)
     plan = Plan(**settings["optim"]["plan"])

@@ -34,6 +34,9 @@ class Strategy:
         """Return the strategy to use for this many training studies: this one; only `Auto` looks at the data."""
         return self
 
+    def refuse_epochs(self, epochs: int) -> None:
+        """Raise ConfigError where a phase would not come in `epochs`."""
+
     def prepare(self, network: Network) -> None:
         """Freeze what stays, once, before the optimiser is made and before weights of a run are loaded."""
         for layer in layers(network):
@@ -164,6 +167,12 @@ class Lora(Strategy):
     alpha: float = 16.0
     targets: Sequence[str] = ("qkv", "proj")
 
+    def __post_init__(self) -> None:
+        """Refuse a rate of 0 or below."""
+        super().__post_init__()
+        if self.adapter <= 0 or self.alpha <= 0:
+            raise ConfigError(f"optim.strategy: expected adapter={self.adapter} and alpha={self.alpha} above 0")
+
     def prepare(self, network: Network) -> None:
         """Inject the adapters (unless they are there already) and freeze the rest of the backbone."""
         from medvit.model.lora import adapters, inject
@@ -187,6 +196,18 @@ class ProbeThenTune(Strategy):
 
     probe_epochs: int = 10
     then: Strategy = Full()
+
+    def __post_init__(self) -> None:
+        """Refuse a rate of the head beside that of the second phase, which is the one for both."""
+        _refuse_head(self, "optim.strategy.then.head")
+
+    def refuse_epochs(self, epochs: int) -> None:
+        """Raise ConfigError where the second phase would not come in `epochs`."""
+        if self.probe_epochs >= epochs:
+            raise ConfigError(
+                f"optim.strategy.probe_epochs={self.probe_epochs} and trainer.epochs={epochs}: the backbone would stay "
+                "frozen; train longer, or choose optim=probe"
+            )
 
     def prepare(self, network: Network) -> None:
         """Prepare as the second phase does: the optimiser and the average must know every weight that will move."""
@@ -217,6 +238,10 @@ class Auto(Strategy):
     1,000 studies. Evidence: conf/optim/auto.yaml.
     """
 
+    def __post_init__(self) -> None:
+        """Refuse a rate of the head: it is part of the choice."""
+        _refuse_head(self, "a strategy of your own, such as optim=lora optim.strategy.head")
+
     def choose(self, studies: int, volumes: bool = False, augmented: bool = False) -> Strategy:
         """Return the choice for `studies` in the training split, and log it; with augmentation nothing is cached."""
         if volumes and studies <= 1000:
@@ -240,3 +265,8 @@ class Auto(Strategy):
             ConfigError: always; `choose` comes first.
         """
         raise ConfigError("optim=auto must be resolved by choose(number of training studies) before training")
+
+
+def _refuse_head(strategy: Strategy, instead: str) -> None:
+    if strategy.head != Strategy.head:
+        raise ConfigError(f"optim.strategy.head={strategy.head} would not be used here; give {instead}=...")

@@ -257,7 +257,16 @@ def test_attention_projections_need_attention():
         AttentionProjection().prepare(Network(Plain(), MeanPool(), 1))
 
 
-@pytest.mark.parametrize("make", [lambda: LayerDecay(decay=0.0), lambda: LayerDecay(decay=1.5), lambda: Full(head=0.0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LayerDecay(decay=0.0),
+        lambda: LayerDecay(decay=1.5),
+        lambda: Full(head=0.0),
+        lambda: Lora(adapter=0.0),
+        lambda: Lora(alpha=-1.0),
+    ],
+)
 def test_rates_out_of_range_are_refused(make):
     with pytest.raises(ConfigError, match="expected"):
         make()
@@ -268,3 +277,18 @@ def test_no_parameter_counts_as_a_matrix_twice():
     Lora(rank=2).prepare(net)
     matrices = decayed(net)
     assert len(matrices) == sum(isinstance(m, (torch.nn.Linear, torch.nn.Conv2d)) for m in net.modules())
+
+
+@pytest.mark.parametrize("make", [lambda: ProbeThenTune(head=5.0), lambda: Auto(head=5.0)])
+def test_a_rate_of_the_head_that_would_not_be_used_is_refused(make):
+    with pytest.raises(ConfigError, match=r"head=5.0 would not be used here; give .*head=\.\.\."):
+        make()
+
+
+def test_a_second_phase_that_would_never_come_is_refused():
+    """With optim=auto and 10 epochs the backbone stayed frozen to the end, and nothing said so."""
+    chosen = Auto().choose(500)
+    chosen.refuse_epochs(11)
+    with pytest.raises(ConfigError, match=r"probe_epochs=10 and trainer.epochs=10: the backbone would stay frozen"):
+        chosen.refuse_epochs(10)
+    Full().refuse_epochs(1)
