@@ -86,7 +86,7 @@ def fit(
     logger.info("%s", strategy.describe(network, plan.lr, plan.weight_decay))
     module = FineTuner(network, task, strategy, plan, preprocess.scale, preprocess.shift, settings["seed"])
     if resume:
-        _refuse_other_data(folder, data.hashes)
+        _refuse_other_sources(folder, data.hashes, weights)
     _leave(folder, settings, module, preprocess, data, weights)
     gpu = _on_gpu(settings["trainer"]["accelerator"])
     memory = remember.memory(strategy, network, data, describe(settings, network), "cuda" if gpu else "cpu")
@@ -174,12 +174,15 @@ def data_module(settings: dict[str, Any], preprocess: Any, task: Any, allow_test
     )
 
 
-def _refuse_other_data(folder: Path, now: dict[str, str]) -> None:
-    """Refuse to go on with other images, another split or another preprocessing than the run began with."""
-    before = json.loads((folder / checkpoint.HASHES).read_text(encoding="utf-8"))
+def _refuse_other_sources(folder: Path, now: dict[str, str], weights: dict[str, str]) -> None:
+    """Refuse to go on with other images, split, preprocessing or first weights than the run began with."""
+    before, begun = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in (checkpoint.HASHES, checkpoint.WEIGHTS)
+    )
     changed = sorted(key for key in ("manifest", "split", "preprocess") if before.get(key) != now.get(key))
+    changed += ["model.weights"] * (begun.get("sha256") != weights.get("sha256"))
     if changed:
-        raise RunError(f"{', '.join(changed)} changed since this run began: restore the data set, or start a new run")
+        raise RunError(f"{', '.join(changed)} changed since this run began: restore what it was, or start a new run")
 
 
 def _leave(

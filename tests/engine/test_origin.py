@@ -5,7 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
 from medvit.engine.checkpoint import BEST, load_run
+from medvit.errors import RunError
 from medvit.release import _weights_tags
 from medvit.tracking.declared import check_tags
 
@@ -20,6 +25,19 @@ def test_the_checkpoint_a_run_began_with_is_told_in_its_folder(fitted):
     assert told["sha256"] == hashlib.sha256((first / BEST).read_bytes()).hexdigest()
     assert str(first) not in json.dumps(told)
     assert told["report"].count("matched") == 1
+
+
+def test_a_run_is_not_resumed_on_another_checkpoint_of_the_same_name(fitted):
+    """A probe keeps its head alone: it would go on above features that its head has never seen."""
+    _, _, first = fitted("trainer.epochs=1", name="first")
+    probe = ("optim=probe", f"model.weights={first}")
+    _, _, folder = fitted(*probe, "trainer.epochs=2", name="probe")
+    last = folder / "checkpoints" / "last.ckpt"
+    fitted(*probe, "trainer.epochs=3", name="probe", resume=last)
+    other = {name: torch.roll(tensor, 1, 0) for name, tensor in load_file(first / BEST).items()}
+    save_file(other, first / BEST)
+    with pytest.raises(RunError, match=r"model\.weights changed since this run began"):
+        fitted(*probe, "trainer.epochs=4", name="probe", resume=last)
 
 
 def test_tags_hold_the_id_licence_and_citation_of_every_kind_of_checkpoint():
