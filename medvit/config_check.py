@@ -84,26 +84,70 @@ def preflight(folder: Path, name: str, arguments: list[str], check: Check | None
             known_choices = [o.input_line for o in groups if not _unknown_choice(roots, o)]
             paths = [o.input_line for o in overrides if o.get_key_element() == "hydra.searchpath"]
             base = compose(name, known_choices + paths)
-            defaults = dict(_flat(OmegaConf.to_container(base)))
+            defaults = dict(flat(OmegaConf.to_container(base)))
             problems += [p for o in overrides if o not in groups for p in _bad_key(o, defaults)]
             if problems:
                 return problems
             if any(o.is_sweep_override() for o in overrides):
                 return []  # a multirun: each job is checked by itself
             config = compose(name, [o.input_line for o in overrides])
-            missing = sorted(OmegaConf.missing_keys(config))
-            problems += [f"{key} has no value; give {key}=..." for key in missing]
-            settings: Any = OmegaConf.to_container(config, resolve=not missing)
+            written: Any = OmegaConf.to_container(config)
+            problems = [*_no_lists(written, overrides), *_no_values(written)]
+            if problems:
+                return problems
+            settings: Any = OmegaConf.to_container(config, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             return [*problems, " ".join(str(error).split())]
     problems += target_problems(settings)
     return problems or (check(settings) if check else [])
 
 
+def _no_values(written: Any) -> list[str]:
+    """Return the settings that must be given and are not; a list where some other setting takes an element of it."""
+    values = dict(flat(written))
+    lists = _parted(values)
+    missing = sorted(key for key, value in values.items() if value == "???")
+    return [f"{key} has no value; give {key}={'[NAME]' if key in lists else '...'}" for key in missing]
+
+
+def _no_lists(written: Any, overrides: list[Any]) -> list[str]:
+    """Return the overrides that give one word where a list is taken apart by another setting."""
+    lists = _parted(dict(flat(written)))
+    given = {o.key_or_group: o.value() for o in overrides if o.key_or_group in lists and not o.is_delete()}
+    return [
+        f"{key}={value}: expected a list; write {key}=[{value}]"
+        for key, value in given.items()
+        if isinstance(value, (str, int, float))
+    ]
+
+
+def _parted(values: dict[str, Any]) -> set[str]:
+    """Return the keys whose elements are referred to, as in `${labels.target[0]}`."""
+    return {key for value in values.values() for key in re.findall(r"\$\{([\w.]+)\[", str(value))}
+
+
 def nearest(word: str, words: list[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest of `words`, or ""."""
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting of a nested config with its dotted name, groups before what they hold."""
+    if prefix:
+        yield prefix, node
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def out_of_range(prefix: str, node: dict[str, Any], limits: dict[str, tuple[float, float]]) -> list[str]:
+    """Return the numbers of `node` outside their (least, most), by name behind `prefix`; those not there are left."""
+    return [
+        f"{prefix}{name}={node[name]}: expected {least:g} " + ("and more" if most == float("inf") else f"to {most:g}")
+        for name, (least, most) in limits.items()
+        if name in node and (node[name] is None or not least <= node[name] <= most)
+    ]
 
 
 def targets(node: Any) -> Iterator[str]:
@@ -193,14 +237,6 @@ def _arguments(arguments: ast.arguments, skip: int) -> tuple[set[str], set[str]]
     required = {a.arg for a in positional[: len(positional) - len(arguments.defaults)]}
     required |= {a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is None}
     return {a.arg for a in [*positional, *arguments.kwonlyargs]}, required
-
-
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if prefix:
-        yield prefix, node
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _search_path(overrides: list[Any]) -> list[Path]:

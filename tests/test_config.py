@@ -37,6 +37,17 @@ def test_all_problems_come_in_one_message() -> None:
     assert any("trainer.epochs='many'" in line and "int" in line for line in found)
 
 
+def test_a_word_where_a_list_belongs_and_what_was_not_given_are_told_as_what_to_type(tmp_path: Path) -> None:
+    folder = f"data.folder={tmp_path}"
+    assert problems("train", "data=folder", folder, "labels.target=finding") == [
+        "labels.target=finding: expected a list; write labels.target=[finding]"
+    ]
+    assert problems("train", "data=folder") == [
+        "data.folder has no value; give data.folder=...",
+        "labels.target has no value; give labels.target=[NAME]",
+    ]
+
+
 def test_an_unknown_argument_of_a_part_is_named_without_importing_it() -> None:
     node = {"_target_": "medvit.preprocess.film.FilmPreprocess", "sise": [64, 64]}
     assert target_problems({"preprocess": node}) == [
