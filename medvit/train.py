@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvit import generated
 from medvit.config import entry
+from medvit.config_check import flat, out_of_range
 
 if TYPE_CHECKING:
     from medvit.engine.fit import Fitted
     from medvit.tracking.run import Run
 
 _ANY = float("inf")
-_TRAINER = {"epochs": (1, _ANY), "batch_size": (1, _ANY), "accumulate": (1, _ANY), "overlay_every": (0, _ANY)}
-_PLAN = dict.fromkeys(("lr", "weight_decay", "warmup_epochs", "final_lr", "clip"), (0.0, _ANY)) | {"ema": (0, 1)}
+_TRAINER: dict[str, tuple[float, float]] = {
+    "epochs": (1, _ANY),
+    "batch_size": (1, _ANY),
+    "accumulate": (1, _ANY),
+    "overlay_every": (0, _ANY),
+}
+_PLAN: dict[str, tuple[float, float]] = dict.fromkeys(
+    ("weight_decay", "warmup_epochs", "final_lr", "clip"), (0.0, _ANY)
+)
+_PLAN |= {"lr": (1e-12, _ANY), "ema": (0, 1)}
 _HELPED = "MEDVIT_RUN"  # in the environment of the processes that Lightning starts for further devices: the run
 
 
 def check(settings: dict[str, Any]) -> list[str]:
     """Return numbers that make no sense and what is missing on the disk, before anything heavy is imported."""
-    wrong = [f"seed={settings['seed']}: expected 0 and more"] * (settings["seed"] < 0)
-    for place, limits in (("trainer", _TRAINER), ("optim.plan", _PLAN)):
-        node = settings["trainer"] if place == "trainer" else settings["optim"]["plan"]
-        wrong += [
-            f"{place}.{name}={node[name]}: expected {least:g} {_upper(most)}"
-            for name, (least, most) in limits.items()
-            if name in node and (node[name] is None or not least <= node[name] <= most)  # optim=logistic has no plan
-        ]
+    wrong = out_of_range("", settings, {"seed": (0, _ANY)})
+    wrong += out_of_range("trainer.", settings["trainer"], _TRAINER)
+    wrong += out_of_range("optim.plan.", settings["optim"]["plan"], _PLAN)
     return wrong + _absent(settings["data"])
-
-
-def _upper(most: float) -> str:
-    return "and more" if most == float("inf") else f"to {most:g}"
 
 
 def _absent(data: dict[str, Any]) -> list[str]:
     folder = data["folder"]
-    if _generates(data):
+    if generated.wanted(data):
         return []
     for file, command in (("manifest.parquet", "index data.root=DIR"), ("splits.parquet", "split")):
         if not (Path(folder) / file).is_file():
@@ -46,8 +48,10 @@ def _absent(data: dict[str, Any]) -> list[str]:
     return []
 
 
-def train(settings: dict[str, Any]) -> str:
+def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
     """Fit, track and keep the best network of one run, and return the run's id. Never reads the test side.
+
+    `settings` are those of conf/train.yaml; `given` are the words of the command line, which a resumed run checks.
 
     Raises:
         MedvitError: settings, data or weights that cannot be used; the run is then marked FAILED.
@@ -59,13 +63,13 @@ def train(settings: dict[str, Any]) -> str:
     tracking, place = settings["tracking"], Path(settings["tracking"]["folder"])
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return _help(runs.get(os.environ.get(_HELPED, "(none)"), place), resumed=bool(settings["resume"]))
-    if _generates(settings["data"]):
-        _generate(settings["data"], settings["labels"])
     last = None
     if settings["resume"]:
         run = runs.get(settings["resume"], place)
-        settings, last = _as_it_was(run), run.folder / "checkpoints" / "last.ckpt"
-    else:
+        settings, last = _as_it_was(run, settings, given), run.folder / "checkpoints" / "last.ckpt"
+    if generated.wanted(settings["data"]):
+        generated.make(settings["data"], settings["labels"])
+    if last is None:
         run = runs.start(place, tracking["experiment"], tracking["name"] or settings["data"]["name"])
     with run:
         run.params(settings)
@@ -89,8 +93,8 @@ def _help(run: Run, resumed: bool) -> str:
     return str(run.id)
 
 
-def _as_it_was(run: Run) -> dict[str, Any]:
-    """Return the settings a stopped run was started with; what is given on the command line besides is not used."""
+def _as_it_was(run: Run, asked: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """Return the settings a stopped run was started with; refuse others that are given beside `resume`."""
     import json
 
     from medvit.errors import RunError
@@ -98,25 +102,16 @@ def _as_it_was(run: Run) -> dict[str, Any]:
     if not all((run.folder / name).is_file() for name in ("config.json", "checkpoints/last.ckpt")):
         raise RunError(f"run {run.id} has no finished epoch to go on from; start a new run")
     found: dict[str, Any] = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
+    own = ("resume", "tracking", "optim.strategy")  # the last may have been chosen by the run itself
+    if any(not word.startswith(("resume=", "tracking")) for word in given):
+        then, now = ({k: v for k, v in flat(each) if not k.startswith(own)} for each in (found, asked))
+        changed = [k for k, v in now.items() if not isinstance(v, dict) and then.get(k) != v]
+        if changed:
+            raise RunError(
+                f"a resumed run keeps its settings, and {len(changed)} of those given here differ, the first "
+                f"{', '.join(changed[:3])}: give resume={run.id} alone, or start a new run"
+            )
     return found
-
-
-def _generates(data: dict[str, Any]) -> bool:
-    """A generated set only ever fills its own folder."""
-    return bool(data["generate"]) and Path(data["generate"]["folder"]).parent == Path(data["folder"])
-
-
-def _generate(data: dict[str, Any], labels: dict[str, Any]) -> None:
-    from medvit.config import build
-    from medvit.index import index
-    from medvit.split import split
-
-    folder = Path(data["folder"])
-    if not (folder / "splits.parquet").is_file():
-        build(data["generate"])
-        table = {key: labels[key] for key in ("csv", "on", "target", "keep")}
-        index(Path(data["root"]), folder, table, workers=0)
-        split(folder)
 
 
 def _tell(run: Run, fitted: Fitted, folder: str) -> None:
@@ -134,7 +129,9 @@ def _tell(run: Run, fitted: Fitted, folder: str) -> None:
 @entry("train", check)
 def run(settings: dict[str, Any]) -> None:
     """Run the command of conf/train.yaml."""
-    train(settings)
+    from hydra.core.hydra_config import HydraConfig
+
+    train(settings, HydraConfig.get().overrides.task)
 
 
 if __name__ == "__main__":

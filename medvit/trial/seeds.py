@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from medvit.config_check import flat
 from medvit.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -99,9 +100,9 @@ def refuse_others(settings: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         EvaluationError: the settings that differ, or the seed that stands twice.
     """
-    flat = [dict(_flat(each)) for each in settings]
-    keys = sorted({key for each in flat for key in each if not key.startswith(_FREE)})
-    other = [key for key in keys if len({json.dumps(each.get(key)) for each in flat}) > 1]
+    plain = [{key: value for key, value in flat(each) if not isinstance(value, dict)} for each in settings]
+    keys = sorted({key for each in plain for key in each if not key.startswith(_FREE)})
+    other = [key for key in keys if len({json.dumps(each.get(key)) for each in plain}) > 1]
     if other:
         raise EvaluationError(
             f"the runs differ in {', '.join(other[:8])}{' ...' if len(other) > 8 else ''}; a spread over seeds needs "
@@ -110,14 +111,6 @@ def refuse_others(settings: Sequence[Mapping[str, Any]]) -> None:
     drawn = [each["seed"] for each in settings]
     if len(set(drawn)) < len(drawn):
         raise EvaluationError(f"the runs have the seeds {drawn}: a seed that stands twice tells nothing of chance")
-
-
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
 
 
 def _evaluated(run: str, settings: dict[str, Any], spec: EvaluationSpec, spec_of: SpecOf) -> Path:

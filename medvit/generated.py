@@ -1,0 +1,43 @@
+"""The generated set of the default run: made, indexed and split once, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+NOTE = "generated.json"  # in the data folder: the settings it was generated with
+
+
+def wanted(data: dict[str, Any]) -> bool:
+    """Return whether `data` (conf/data) asks for a generated set; it only ever fills its own folder."""
+    return bool(data["generate"]) and Path(data["generate"]["folder"]).parent == Path(data["folder"])
+
+
+def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
+    """Generate, index and split the set of `data` and `labels` (conf/data), where it is not there yet.
+
+    Raises:
+        DataError: the folder holds a set generated with other settings.
+    """
+    from medvit.config import build
+    from medvit.data.manifest import replace_file
+    from medvit.errors import DataError
+    from medvit.index import index
+    from medvit.split import split
+
+    folder, note = Path(data["folder"]), Path(data["folder"]) / NOTE
+    asked = {key: value for key, value in data["generate"].items() if key != "folder"}
+    if not (folder / "splits.parquet").is_file():
+        build(data["generate"])
+        index(Path(data["root"]), folder, {key: labels[key] for key in ("csv", "on", "target", "keep")}, workers=0)
+        split(folder)
+        text = json.dumps(asked, indent=1, sort_keys=True)
+        replace_file(note, lambda draft: draft.write_text(text, encoding="utf-8"))
+    elif note.is_file() and (there := json.loads(note.read_text(encoding="utf-8"))) != asked:
+        other = [key for key in sorted(asked | there) if asked.get(key) != there.get(key)]
+        changed = ", ".join(f"{key}={asked.get(key)} (there: {there.get(key)})" for key in other)
+        raise DataError(
+            f"data.folder holds a set generated with other settings: {changed}; remove the folder, or give "
+            "data.folder, data.root, data.generate.folder and labels.csv another place"
+        )

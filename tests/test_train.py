@@ -1,0 +1,60 @@
+"""What `python -m medvit.train` does before it fits: the generated set, and the settings of a resumed run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from medvit import generated
+from medvit.config import conf_dir
+from medvit.errors import DataError, RunError
+from medvit.train import _as_it_was, check
+
+
+def settings(*words: str) -> Any:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", list(words)), resolve=True)
+
+
+def stopped(folder: Path, *words: str) -> Any:
+    """A run that was stopped after its first epoch."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    (folder / "config.json").write_text(json.dumps(settings(*words)))
+    return SimpleNamespace(id="r1", folder=folder)
+
+
+def test_a_resumed_run_keeps_its_settings_and_refuses_others(tmp_path: Path) -> None:
+    """`resume=... trainer.epochs=50` was taken without a word and trained to the old number of epochs."""
+    run = stopped(tmp_path, "trainer.epochs=8", "optim=auto")
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert _as_it_was(run, settings(), ["resume=r1", "tracking.folder=elsewhere"]) == kept
+    again = ["trainer.epochs=8", "optim=auto"]
+    assert _as_it_was(run, settings(*again, "resume=r1"), [*again, "resume=r1"]) == kept
+    with pytest.raises(RunError, match=r"1 of those given here differ, the first trainer\.epochs: give resume=r1"):
+        _as_it_was(run, settings("trainer.epochs=50", "optim=auto"), ["resume=r1", "trainer.epochs=50", "optim=auto"])
+
+
+def test_a_generated_set_is_made_once_and_other_settings_of_it_are_told(tmp_path: Path) -> None:
+    """`data.generate.patients=1000` was ignored where a set of 500 stood already."""
+    given = settings("data.generate.patients=24", f"data.folder={tmp_path}/d", f"data.root={tmp_path}/d/raw/dicom",
+                     f"data.generate.folder={tmp_path}/d/raw", f"labels.csv={tmp_path}/d/raw/labels.csv")  # fmt: skip
+    data, labels = given["data"], given["labels"]
+    assert generated.wanted(data)
+    generated.make(data, labels)
+    before = (tmp_path / "d" / "splits.parquet").stat().st_mtime_ns
+    generated.make(data, labels)
+    assert (tmp_path / "d" / "splits.parquet").stat().st_mtime_ns == before
+    data["generate"]["patients"] = 25
+    with pytest.raises(DataError, match=r"patients=25 \(there: 24\); remove the folder"):
+        generated.make(data, labels)
+
+
+def test_a_rate_of_nothing_is_told_before_training() -> None:
+    assert check(settings("optim.plan.lr=0")) == ["optim.plan.lr=0: expected 1e-12 and more"]
