@@ -128,15 +128,6 @@ def _fill(encoder: Convolutional, state: Mapping[str, Tensor]) -> None:
     parts = {"embeddings.": first[0], "encoder.stages.0.": first[1]}  # type: ignore[index]
     parts |= {f"encoder.stages.{number}.": stage for number, stage in enumerate(others, start=1)}
     wanted = {prefix + key: value for prefix, part in parts.items() for key, value in part.state_dict().items()}
-    problems = [f"missing {key}" for key in sorted(set(wanted) - set(state))]
-    problems += [f"unexpected {key}" for key in sorted(set(state) - set(wanted))]
-    problems += [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise WeightsError(f"convnext: {'; '.join(problems[:12])}{more}")
+    store.refuse_misfits(wanted, state, "convnext")
     for prefix, part in parts.items():
         part.load_state_dict({key: state[prefix + key] for key in part.state_dict()})

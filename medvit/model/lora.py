@@ -1,18 +1,16 @@
-"""Low-rank adapters (Hu et al. 2022) for linear layers, fused q, k, v, and patch convolutions: inject, save, merge."""
+"""Low-rank adapters (Hu et al. 2022) for linear layers, fused q, k, v, and patch convolutions: inject and merge."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from medvit.errors import ConfigError, WeightsError
+from medvit.errors import ConfigError
 
 SLICES = ("q", "k", "v")
 Base = nn.Linear | _ConvNd
@@ -111,49 +109,9 @@ def merge(model: nn.Module) -> nn.Module:
     return model
 
 
-def adapters(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of all adapters by name."""
-    names = [f"{name}." for name, module in model.named_modules() if isinstance(module, Lora)]
-    return {
-        key: value.detach().contiguous()
-        for key, value in model.state_dict().items()
-        if any(key.startswith((f"{name}down.", f"{name}up.")) for name in names)
-    }
-
-
-def save(model: nn.Module, path: Path, rank: int, alpha: float, targets: Sequence[str]) -> None:
-    """Write the adapters alone, with what `inject` needs to make room for them, as safetensors."""
-    from safetensors.torch import save_file
-
-    settings = {"rank": rank, "alpha": alpha, "targets": list(targets)}
-    save_file(adapters(model), path, {"medvit.lora": json.dumps(settings)})
-
-
-def load(model: nn.Module, path: Path) -> None:
-    """Inject the adapters of a file written by `save` into a model without any.
-
-    Raises:
-        WeightsError: no adapter file, or adapters of another model; names the first that differ.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            settings = (file.metadata() or {}).get("medvit.lora")
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"the adapter file is not readable safetensors: {type(error).__name__}") from error
-    if settings is None:
-        raise WeightsError("the file is safetensors but holds no medvit adapters (metadata medvit.lora is missing)")
-    inject(model, **json.loads(settings))
-    own = adapters(model)
-    shapes, found = ({key: tuple(value.shape) for key, value in each.items()} for each in (own, stored))
-    wrong = sorted(key for key in shapes.keys() | found.keys() if shapes.get(key) != found.get(key))
-    if wrong:
-        raise WeightsError(f"the adapters are of another model: {len(wrong)} tensors differ, the first {wrong[:3]}")
-    with torch.no_grad():
-        for key, value in own.items():
-            value.copy_(stored[key])
+def injected(model: nn.Module) -> bool:
+    """Return whether a layer of `model` has adapters."""
+    return any(isinstance(module, Lora) for module in model.modules())
 
 
 def _named(name: str, target: str) -> bool:

@@ -55,9 +55,7 @@ class Network(nn.Module):
     normed already (the class token), so that a checkpoint's own classifier gives its own logits.
     """
 
-    def __init__(
-        self, backbone: Backbone, pool: Pool, outputs: int, bag: ImagePool | None = None, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, backbone: Backbone, pool: Pool, outputs: int, bag: ImagePool | None = None) -> None:
         super().__init__()
         if outputs < 1:
             raise ConfigError(f"outputs={outputs}: a network needs at least one output")
@@ -67,7 +65,6 @@ class Network(nn.Module):
         if bag is not None:
             bag.attach(width)
         self.norm: nn.Module = nn.Identity() if pool.normed and bag is None else nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, outputs)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -106,7 +103,7 @@ class Network(nn.Module):
     def classify(self, pooled: Float[Tensor, "B *K W"]) -> Float[Tensor, "B K"]:
         """Return logits of pooled vectors, in fp32."""
         with torch.autocast(pooled.device.type, enabled=False):
-            vector = self.dropout(self.norm(pooled.float()))
+            vector = self.norm(pooled.float())
             if vector.ndim == 2:
                 logits: Tensor = self.head(vector)
             else:

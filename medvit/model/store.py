@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,24 @@ def _files(path: Path) -> list[Path]:
             f"python -m medvit.weights convert {path.name} <directory>"
         )
     return [path]
+
+
+def refuse_misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> None:
+    """Raise WeightsError for tensors of the checkpoint `name` that are missing, unexpected or of another shape."""
+    unused = sorted(set(given) - set(expected))
+    problems = []
+    for key in sorted(set(expected) - set(given)):
+        near = get_close_matches(key, unused, 1)
+        problems.append(f"missing {key}" + (f" (nearest unused: {near[0]})" if near else ""))
+    problems += [f"unexpected {key}" for key in unused]
+    problems += [
+        f"{key} is {tuple(given[key].shape)}, expected {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in given and given[key].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 12} more" if len(problems) > 12 else ""
+        raise WeightsError(f"{name}: {'; '.join(problems[:12])}{more}")
 
 
 def digest(file: Path) -> str:

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,8 @@ def load(
     vit = ViT(
         size, fitted.patch, fitted.channels, fitted.width, fitted.depth, fitted.heads, fitted.design, regime or Regime()
     )
-    _fill(vit, fitted)
+    store.refuse_misfits(vit.state_dict(), fitted.state, f"family {fitted.family.name}")
+    vit.load_state_dict(fitted.state)
     vit.mean, vit.std = fitted.mean, fitted.std
     report = _report(source, native, fitted, tensors)
     family = native.family
@@ -117,25 +117,6 @@ def _fit(checkpoint: Checkpoint, size: tuple[int, ...], channels: int, patch: tu
     if fitted.design.rope == "index" and fitted.design.reference is None:
         fitted = replace(fitted, design=replace(fitted.design, reference=fitted.grid or grid))
     return adapt.grid(fitted, grid)
-
-
-def _fill(vit: ViT, checkpoint: Checkpoint) -> None:
-    """Copy every tensor; WeightsError lists what is missing, unexpected or of another shape, with the nearest names."""
-    expected, given = vit.state_dict(), checkpoint.state
-    problems = []
-    for name in sorted(set(expected) - set(given)):
-        near = get_close_matches(name, set(given) - set(expected), 1)
-        problems.append(f"missing {name}" + (f" (nearest unused: {near[0]})" if near else ""))
-    problems += [f"unexpected {name}" for name in sorted(set(given) - set(expected))]
-    problems += [
-        f"{name} is {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise WeightsError(f"family {checkpoint.family.name}: {'; '.join(problems[:12])}{more}")
-    vit.load_state_dict(given)
 
 
 def _report(source: str, native: Checkpoint, fitted: Checkpoint, tensors: int) -> str:

@@ -175,9 +175,9 @@ class Lora(Strategy):
 
     def prepare(self, network: Network) -> None:
         """Inject the adapters (unless they are there already) and freeze the rest of the backbone."""
-        from medvit.model.lora import adapters, inject
+        from medvit.model.lora import inject, injected
 
-        if not adapters(network):
+        if not injected(network):
             inject(network.backbone, self.rank, self.alpha, self.targets)  # type: ignore[arg-type]
         super().prepare(network)
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvit.errors import ConfigError, WeightsError
+from medvit.errors import ConfigError
 from medvit.model import lora
 from medvit.model.design import Design
 from medvit.model.vit import ViT
@@ -92,38 +92,6 @@ def test_the_base_gets_no_gradient_and_every_adapter_does():
             assert p.grad is None, name
         if ".up." in name or ".down." in name:
             assert p.grad.abs().sum() > 0, name
-
-
-def test_adapters_alone_fit_in_a_file_and_come_back_exactly(tmp_path):
-    model, image, file = vit(), torch.randn(2, 1, 16, 16), tmp_path / "adapters.safetensors"
-    lora.inject(model, 2, 8.0, ["qkv", "fc1"])
-    expected = stirred(model)(image).patches
-    lora.save(model, file, 2, 8.0, ["qkv", "fc1"])
-    assert file.stat().st_size < 4 * sum(p.numel() for p in model.parameters()) / 2
-    again = vit()
-    lora.load(again, file)
-    assert torch.equal(again(image).patches, expected)
-
-
-def test_adapters_of_another_model_are_refused_by_name(tmp_path):
-    file = tmp_path / "adapters.safetensors"
-    model = vit()
-    lora.inject(model, 2, 8.0, ["qkv"])
-    lora.save(model, file, 2, 8.0, ["qkv"])
-    with pytest.raises(WeightsError, match=r"of another model: 4 tensors differ, the first \['blocks\.2"):
-        lora.load(ViT([16, 16], [8, 8], 1, 24, 3, 2, Design()), file)
-
-
-def test_files_without_adapters_are_refused(tmp_path):
-    from safetensors.torch import save_file
-
-    torn, other = tmp_path / "torn", tmp_path / "other"
-    torn.write_bytes(b"\x80\x04")
-    save_file({"x": torch.zeros(1)}, other)
-    with pytest.raises(WeightsError, match="not readable safetensors"):
-        lora.load(vit(), torn)
-    with pytest.raises(WeightsError, match="holds no medvit adapters"):
-        lora.load(vit(), other)
 
 
 def test_unknown_targets_list_what_the_model_has():
