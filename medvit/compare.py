@@ -53,17 +53,26 @@ def _side(folder: Path, name: str, split: str, subgroups: list[str] | None) -> S
     return Side(*protocol.sample_of(folder, spec, split), name)
 
 
+def _evaluation(word: str, runs: Path, split: str) -> tuple[Path, str]:
+    """Return the folder of an evaluation and its name, from a folder, a run id or "latest"; raises RunError."""
+    from medvit.report.protocol import evaluation_folder
+    from medvit.tracking import run as tracking
+
+    if Path(word).is_dir():
+        return Path(word), ""
+    if word == "latest" or not (runs / word).is_dir():
+        word = tracking.get(word, runs).id
+    return evaluation_folder(runs, word, split), word[:8]
+
+
 @entry("compare")
 def run(settings: dict[str, Any]) -> None:
     """Run the command of conf/compare.yaml."""
-    from medvit.report.protocol import evaluation_folder
-
     runs, split = Path(settings["tracking"]["folder"]), settings["split"]
-    words = (str(settings["one"]), str(settings["other"]))
-    folders = tuple(Path(word) if Path(word).is_dir() else evaluation_folder(runs, word, split) for word in words)
-    names = ("one", "other") if any(Path(word).is_dir() for word in words) else (words[0][:8], words[1][:8])
-    out = Path(settings["out"]) if settings["out"] else folders[0] / "comparison"
-    report = compare((folders[0], folders[1]), out, names=names, split=split, subgroups=settings["subgroups"])
+    (one, name), (other, second) = (_evaluation(str(settings[key]), runs, split) for key in ("one", "other"))
+    names = (name, second) if name and second else ("one", "other")
+    out = Path(settings["out"]) if settings["out"] else one / "comparison"
+    report = compare((one, other), out, names=names, split=split, subgroups=settings["subgroups"])
     sys.stdout.write("\n".join([*report.headline, f"report: {out / 'report.html'}"]) + "\n")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from medvit.compare import compare
+from medvit.compare import _evaluation, compare
 from medvit.errors import EvaluationError, RunError
 from medvit.evaluate import evaluate_again, problems, spec_from
 from medvit.metric.calibration import sigmoid
@@ -108,6 +108,17 @@ def test_two_evaluated_runs_are_compared(folders, tmp_path):
 def test_a_run_that_was_not_evaluated_is_named(folders, tmp_path):
     with pytest.raises(RunError, match=r"other has no predictions\.parquet, thresholds\.json, report\.json"):
         compare((folders / "good" / "evaluation_test", tmp_path), tmp_path)
+
+
+def test_compare_takes_latest_a_run_id_or_a_folder(folders, tmp_path):
+    from medvit.tracking import run as tracking
+
+    with tracking.start(tmp_path, "e", "n") as run:
+        pass
+    assert _evaluation("latest", tmp_path, "test") == (tmp_path / run.id / "evaluation_test", run.id[:8])
+    assert _evaluation("good", folders, "test")[0] == folders / "good" / "evaluation_test"
+    with pytest.raises(RunError, match=rf"no run 'typo' among the 1 runs.*{run.id}"):
+        _evaluation("typo", tmp_path, "test")
 
 
 @pytest.mark.slow

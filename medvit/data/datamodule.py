@@ -104,6 +104,7 @@ class DataModule(pl.LightningDataModule):
 
     def prepare_rows(self, rows: pd.DataFrame, root: Path) -> None:
         """Build the cache of `rows` (manifest columns and `_side`) and the units of every side."""
+        self.task.encode(rows)  # a label that the task does not know is told before images are decoded for hours
         workers, on_bad, shown = self.loading.build_workers, self.loading.on_bad, self._rank() == 0
         self.cache = Cache.build(rows, root, self.preprocess, self.folder / "cache", workers, on_bad, shown)
         sides = self.cache.rows["_side"].to_numpy()

@@ -86,7 +86,8 @@ def evaluate_predictions(
     tables = [(opened, split)] if split == "val" else [(val_table, "val"), (opened, split)]
     _save(report, out, tables, decided, extras)
     seconds = time.monotonic() - began
-    logger.info("%d images, %d draws: report written in %.1f s", sample.images, spec.bootstrap.draws, seconds)
+    said = "%d images, %d draws: report written in %.1f s: %s"
+    logger.info(said, sample.images, spec.bootstrap.draws, seconds, out / "report.html")
     return report
 
 

@@ -20,6 +20,10 @@ UNCERTAIN = -1.0
 POLICIES = ("ignore", "ones", "zeros", "smooth")
 SMOOTH = (0.55, 0.85)  # Pham et al. 2021: uncertain labels trained as soft positives
 GOLDEN = 0.6180339887498949
+_REMEDY = (
+    "Correct the label table and index again, or tell the task what the values mean: labels.values={WORD: 0, WORD: 1}, "
+    "or task.classes=[WORD, WORD, WORD] of several classes."
+)
 Policy = str | tuple[float, float]
 
 
@@ -58,7 +62,7 @@ def codes(
             continue
         columns.append(np.array([np.nan if gone else table[w] for w, gone in zip(spelt, empty, strict=True)], float))
     if problems:
-        raise DataError("\n".join([*problems, "Correct the label table, or tell the task which values it holds."]))
+        raise DataError("\n".join([*problems, _REMEDY]))
     return np.stack(columns, axis=1).reshape(len(frame), len(names))
 
 

@@ -6,6 +6,7 @@ explains, where the limits of the distances lie) is not touched by the test side
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,16 +22,21 @@ from medvit.trial.bench import Bench
 from medvit.trial.maps import explained
 from medvit.trial.ood import unlike
 
+_log = logging.getLogger(__name__)
+
 
 def sections(bench: Bench, asked: Mapping[str, Any], sample: Sample, frozen: Frozen) -> tuple[Section, ...]:
     """Return the sections that `asked` (conf/evaluate.yaml: sections) turns on."""
     bench.trained.network.to(bench.device).eval()
     made: list[Section] = []
     if asked["robustness"]:
+        _log.info("disturbed test images (sections.robustness=false leaves them out)")
         made.append(robustness(bench, sample, frozen))
     if asked["ood"]:
+        _log.info("images unlike training (sections.ood=false leaves them out)")
         made.append(unlike(bench))
     if asked["explain"]:
+        _log.info("maps and how far to believe them: the longest part (sections.explain=false leaves it out)")
         made += explained(bench, list(asked["methods"]), int(asked["images"]), asked.get("permuted"))
     return tuple(made)
 

@@ -258,6 +258,13 @@ def module(rows, tmp_path):
     return make
 
 
+def test_a_label_the_task_does_not_know_is_told_before_any_image_is_decoded(rows, tmp_path):
+    data = DataModule(tmp_path, PRE, Multiclass("x", classes=[0, 2, 3]), build_workers=1)
+    with pytest.raises(DataError, match=r"(?s)E-LABEL label x: .*task\.classes"):
+        data.prepare_rows(rows[0], rows[1])
+    assert not (tmp_path / "cache").exists()
+
+
 def test_training_never_reads_the_test_split(module):
     data = module()
     assert len(data.train_dataloader()) == 5
