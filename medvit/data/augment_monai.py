@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Monai:
         if not transforms:
             raise ConfigError("augment.transforms is empty; name MONAI transforms or choose augment=none")
         self.transforms = list(transforms)
-        self.mirrors = [name for name in (type(t).__name__ for t in self.transforms) if _is_mirror(name)]
+        self.mirrors = [name for name in _names(self.transforms) if _is_mirror(name)]
         if self.mirrors:
             _log.warning(
                 "W-LATERALITY %s changes what is left and right (side markers, dextrocardia, labels with a side)",
@@ -72,6 +72,13 @@ class Monai:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _local=threading.local())
+
+
+def _names(transforms: Sequence[Any]) -> Iterator[str]:
+    """Yield the class of every transform, also of those inside a Compose, a OneOf and the like."""
+    for transform in transforms:
+        yield type(transform).__name__
+        yield from _names(getattr(transform, "transforms", ()))
 
 
 def _is_mirror(name: str) -> bool:

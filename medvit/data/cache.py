@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -84,6 +85,7 @@ class Cache:
             )
         built = cls(rows.reset_index(drop=True), records, Path(root), preprocess, cache_home(folder, preprocess))
         built.excluded.to_csv(built.home / "excluded.csv", index=False)
+        _tell_warnings(records)
         if refused:
             _log.warning(
                 "%d of %d rows are left out, their files are refused: excluded.csv", len(refused), len(records)
@@ -150,6 +152,17 @@ class Cache:
                     "start again, the cache repairs itself"
                 )
         return len(chosen)
+
+
+def _tell_warnings(records: Sequence[Record]) -> None:
+    """Log how many rows were read with a warning, by its code, each with the first one's words."""
+    counts, first = Counter[str](), dict[str, str]()
+    for record in records:
+        found = {text.partition(" ")[0]: text for text in record.warnings}
+        counts.update(found.keys())
+        first = found | first
+    for code, count in counts.most_common():
+        _log.warning("%d of %d rows are read with a warning, such as: %s", count, len(records), first[code])
 
 
 class naming:  # noqa: N801 - used as a statement

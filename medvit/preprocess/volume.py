@@ -21,6 +21,7 @@ from medvit.types import Volume
 
 Series = Source | Volume | Sequence[Source]
 _Z_RANGE = (-3.0, 5.0)  # z-scores kept; display value 0 and 1
+_FEW = 0.05  # share of the bright voxels that may be cropped away without a word
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,19 @@ class VolumePreprocess(Definition):
     of the patient) or "acquired" (the scanner's slice axis stays first; each axis then runs head to foot, front to
     back or right to left within the slice, as a reader expects).
     spacing_mm: (slice, row, column) wanted, None keeps an axis; all None fits the whole field of view into H, W with
-    its aspect kept and D stretched.
+    its aspect kept and D stretched. With a spacing, what lies beyond `size` is cropped away (warning W-CROP).
     intensity: "percentile" (`limits` percentiles of the foreground become 0 and 1), "zscore" (foreground mean and
     deviation, -3 to 5 become 0 and 1) or "window" (`limits` are values, e.g. HU). Foreground is what lies above a
     tenth of the 99th percentile. series: settings of `medvit.dicom.series_policy.SeriesPolicy` by name.
     """
 
     kind: ClassVar[str] = "volume"
-    size: tuple[int, int, int] = (32, 224, 224)
+    size: Sequence[int] = (32, 224, 224)
     mode: str = "volume"
     orientation: str = "axial"
-    spacing_mm: tuple[float | None, float | None, float | None] = (None, None, None)
+    spacing_mm: float | Sequence[float | None] | None = (None, None, None)
     intensity: str = "percentile"
-    limits: tuple[float, float] = (0.5, 99.5)
+    limits: Sequence[float] = (0.5, 99.5)
     series: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "uint16"
     mean: float = 0.5
@@ -52,9 +53,8 @@ class VolumePreprocess(Definition):
 
     def __post_init__(self) -> None:
         """Check every setting at once; raises ConfigError."""
-        spacing = self.spacing_mm
-        spread = (spacing,) * 3 if spacing is None or isinstance(spacing, int | float) else tuple(spacing)
-        object.__setattr__(self, "spacing_mm", tuple(None if mm is None else float(mm) for mm in spread))
+        spacing = _per_axis(self.spacing_mm)
+        object.__setattr__(self, "spacing_mm", spacing)
         object.__setattr__(self, "size", tuple(int(side) for side in self.size))
         object.__setattr__(self, "series", dict(self.series))
         object.__setattr__(self, "limits", tuple(float(value) for value in self.limits))
@@ -74,7 +74,7 @@ class VolumePreprocess(Definition):
         )
         wrong += (
             []
-            if len(self.spacing_mm) == 3 and all(mm is None or mm > 0 for mm in self.spacing_mm)
+            if len(spacing) == 3 and all(mm is None or mm > 0 for mm in spacing)
             else ["spacing_mm: expected 3, above 0"]
         )
         wrong += (
@@ -129,10 +129,28 @@ class VolumePreprocess(Definition):
             plane[...] = self._display(display, low, high)
         whole = volume.values.transpose(axes).shape
         placement = Placement(volume.values.shape, (0, 0, 0), whole, inner, offset, size, axes, flip)
+        warnings = (*volume.warnings, *self._cropped(values, on_inner, inner, (low + high) / 2))
         if self.mode == "slices":
             position = (np.asarray(kept, np.float32) - np.float32((whole[0] - 1) / 2)) * np.float32(steps[0])
-            return Prepared(canvas[:, None], position, placement, volume.warnings)
-        return Prepared(canvas[None, None], np.zeros(1, np.float32), placement, volume.warnings)
+            return Prepared(canvas[:, None], position, placement, warnings)
+        return Prepared(canvas[None, None], np.zeros(1, np.float32), placement, warnings)
+
+    def _cropped(
+        self, values: NDArray[np.float32], part: tuple[slice, ...], inner: tuple[int, ...], grey: float
+    ) -> tuple[str, ...]:
+        """Return a warning where more than a twentieth of what is brighter than `grey` lies beyond the canvas."""
+        first = 1 if self.mode == "slices" else 0  # the number of slices is no crop
+        cut = [slice(None)] * 3
+        for axis in range(first, 3):
+            ratio = values.shape[axis] / inner[axis]
+            cut[axis] = slice(round(part[axis].start * ratio), round(part[axis].stop * ratio))
+        inside = values[tuple(cut)]
+        if inside.size == values.size:
+            return ()
+        bright, there = int(np.count_nonzero(values > grey)), int(np.count_nonzero(inside > grey))
+        lost = 1 - there / bright if bright else 0.0
+        told = f"W-CROP {lost:.0%} of what is brighter than mid-grey lies beyond size={self.size} at this spacing_mm"
+        return (told,) if lost > _FEW else ()
 
     def _display(self, plane: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
         """Return one plane in levels plus a half, for rounding; planes one by one stay in the cache meanwhile."""
@@ -154,8 +172,9 @@ class VolumePreprocess(Definition):
         size = np.array([kept if self.mode == "slices" else self.size[0], *self.size[1:]])
         extent = np.array(shape[1:]) * steps[1:]
         inner = np.array([size[0], *np.maximum(1, np.round(extent * (size[1:] / extent).min()))])
-        if any(mm is not None for mm in self.spacing_mm):
-            wanted = [step if mm is None else mm for mm, step in zip(self.spacing_mm, steps, strict=True)]
+        spacing = _per_axis(self.spacing_mm)
+        if any(mm is not None for mm in spacing):
+            wanted = [step if mm is None else mm for mm, step in zip(spacing, steps, strict=True)]
             inner = np.maximum(1, np.round(np.array(shape) * steps / np.array(wanted)))
             inner[0] = kept if self.mode == "slices" else inner[0]
         found = tuple(int(length) for length in inner)
@@ -165,7 +184,7 @@ class VolumePreprocess(Definition):
     def _range(self, values: NDArray[np.float32]) -> tuple[float, float]:
         """Return the values that become display 0 and 1; raises DicomRefusal E-CONST."""
         if self.intensity == "window":
-            return self.limits
+            return self.limits[0], self.limits[1]
         ranks = Ranks(values)
         floor, top, count = ranks.at(0), ranks.percentile(99), values.size
         dark = floor + 0.1 * (top - floor)
@@ -218,3 +237,9 @@ def _orientation(affine: NDArray[np.float64], wanted: str) -> tuple[tuple[int, i
     axes = (0, nearest.index(rows), nearest.index(columns))
     row_reversed = directions[2, axes[1]] > 0 if rows == 2 else directions[1, axes[1]] < 0
     return axes, (bool(directions[through, 0] < 0), bool(row_reversed), bool(directions[columns, axes[2]] < 0))
+
+
+def _per_axis(spacing: float | Sequence[float | None] | None) -> tuple[float | None, ...]:
+    """Return one spacing per axis; a single value stands for all three."""
+    each = (spacing,) * 3 if spacing is None or isinstance(spacing, int | float) else tuple(spacing)
+    return tuple(None if mm is None else float(mm) for mm in each)

@@ -168,7 +168,7 @@ def test_boxes_and_masks_move_with_the_image():
         mask = warp(image, matrix, exact=True)
         assert set(np.unique(mask)) <= {0, 255}
         assert np.abs((moved > 127).astype(int) - (mask > 0)).mean() < 0.01
-        (top, left, bottom, right) = move_boxes([[50, 40, 59, 64]], matrix, image.shape)[0]
+        (top, left, bottom, right) = move_boxes(np.array([[50, 40, 59, 64]]), matrix, image.shape)[0]
         rows, columns = np.nonzero(mask)
         assert np.allclose([top, left, bottom, right], [rows.min(), columns.min(), rows.max(), columns.max()], atol=1.6)
 
@@ -194,12 +194,13 @@ def test_any_monai_transform_can_be_named_and_is_drawn_from_the_seed():
 
 
 def test_a_flip_is_warned_of_and_a_harmless_transform_is_not(caplog):
-    from monai.transforms import RandFlip, RandFlipd, RandGaussianNoise
+    from monai.transforms import Compose, OneOf, RandFlip, RandFlipd, RandGaussianNoise
 
     with caplog.at_level(logging.WARNING):
         Monai([RandGaussianNoise()])
         assert not caplog.records
         assert Monai([RandFlip(prob=0.5), RandFlipd(keys="image")]).mirrors == ["RandFlip", "RandFlipd"]
+        assert Monai([Compose([OneOf([RandGaussianNoise(), RandFlip()])])]).mirrors == ["RandFlip"]
     assert "W-LATERALITY" in caplog.text
 
 

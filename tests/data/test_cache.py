@@ -396,3 +396,14 @@ def test_volumes_are_cached(tmp_path):
     expected = np.stack([pre.integers(tmp_path / "mr" / files[0]) for files in rows["files"]])
     assert built.gather([1, 0]).shape == (2, 1, 6, 16, 16)
     assert np.array_equal(built.gather([1, 0]), expected[[1, 0]])
+
+
+def test_warnings_of_the_readers_are_told_by_kind_each_time_the_cache_is_opened(films, caplog):
+    rows, root, folder = films
+    for number, top in ((0, 4095), (1, 900), (2, 65535)):
+        cv2.imwrite(str(root / f"{number}.png"), np.linspace(0, top, 600).reshape(30, 20).astype(np.uint16))
+    for _ in range(2):
+        caplog.clear()
+        Cache.build(rows, root, PRE, folder, workers=1)
+        (told,) = [record.message for record in caplog.records if "W-RANGE" in record.message]
+        assert told.startswith("2 of 12 rows are read with a warning, such as: W-RANGE of 16 bits 12 are used")
