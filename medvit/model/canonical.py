@@ -24,7 +24,10 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in canonical layout: encoder tensors, the head it came with, and the numbers of its design."""
+    """A checkpoint in canonical layout: encoder tensors, the head it came with, and the numbers of its design.
+
+    `assumed` says what neither file nor user told, for the report; "" where everything was.
+    """
 
     family: Family
     state: State
@@ -42,6 +45,7 @@ class Checkpoint:
     dropped: tuple[str, ...]
     labels: tuple[str, ...] = ()
     multilabel: bool = False
+    assumed: str = ""
 
 
 def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | None = None) -> Checkpoint:
@@ -73,6 +77,8 @@ def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | 
     statistics = {"mean": family.mean, "std": family.std} if len(patch) == 2 else {"mean": (0.0,), "std": (1.0,)}
     mean, std = (tuple(float(v) for v in config.get(key, statistics[key])) for key in ("mean", "std"))
     names = config.get("id2label") or {}
+    found = _heads(config, width, heads)
+    told = heads is not None or "num_attention_heads" in config
     return Checkpoint(
         family=family,
         state=state,
@@ -81,7 +87,7 @@ def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | 
         channels=channels,
         width=width,
         depth=depth,
-        heads=_heads(config, width, heads),
+        heads=found,
         grid=grid,
         design=_design(state, config, family),
         pool=pool,
@@ -90,6 +96,7 @@ def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | 
         dropped=tuple(dropped),
         labels=tuple(str(names[key]) for key in sorted(names, key=int)),
         multilabel=config.get("problem_type") == "multi_label_classification",
+        assumed="" if told else f"{found} heads assumed by the width (model.heads=... says otherwise)",
     )
 
 

@@ -129,6 +129,7 @@ def _report(source: str, native: Checkpoint, fitted: Checkpoint, tensors: int) -
             parts.append(f"{word} {'x'.join(map(str, old))} -> {'x'.join(map(str, new or ()))}")
     if native.channels != fitted.channels:
         parts.append(f"channels {native.channels} -> {fitted.channels} folded")
+    parts += [native.assumed] if native.assumed else []
     if native.dropped:
         listed = sorted({key.rsplit(".", 1)[0] for key in native.dropped})
         parts.append(f"dropped {', '.join(listed[:4])}" + (f" and {len(listed) - 4} more" if len(listed) > 4 else ""))

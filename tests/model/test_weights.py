@@ -104,6 +104,16 @@ def test_the_report_is_one_line_that_says_what_was_done(checkpoint: Path, caplog
     assert str(checkpoint) not in loaded.report
 
 
+def test_a_number_of_heads_that_nothing_tells_is_told_as_assumed(checkpoint: Path) -> None:
+    """A wrong one changes no shape: the tokens are then wrong and everything else looks right."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    assert config.pop("num_attention_heads") == 3
+    assert "assumed" not in load(str(checkpoint)).report
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    assert "1 heads assumed by the width" in load(str(checkpoint)).report
+    assert "assumed" not in load(str(checkpoint), wanted={"heads": 3}).report
+
+
 def test_a_config_may_repeat_the_checkpoint_but_not_contradict_it(checkpoint: Path) -> None:
     model = vit([32, 32], str(checkpoint), 1, [8, 8], 48, 3, 3, positions="sincos", drop_path=0.2, keep=0.5)
     assert model.regime == Regime(drop_path=0.2, keep=0.5)
