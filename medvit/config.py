@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from medvit.errors import ConfigError, MedvitError
 Run = Callable[[dict[str, Any]], int | None]
 Check = Callable[[dict[str, Any]], list[str]]
 
+_INTERRUPTED, _INTERNAL = 130, 30
+_FULL = "HYDRA_FULL_ERROR"
 _HYDRA_FLAGS = (
     "--help",
     "-h",
@@ -90,20 +93,24 @@ def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[],
     """Make a command out of a function of the resolved config: `conf/<name>.yaml`, overridden on the command line.
 
     `check` may add problems of its own (missing files, columns); it must import nothing heavy. Exit codes: 0, the
-    returned integer, or the error's `exit_code`.
+    returned integer, the error's `exit_code`, 30 for an error that nobody thought of, 130 for Ctrl-C.
     """
 
     def decorate(run: Run) -> Callable[[], None]:
         @functools.wraps(run)
         def command() -> None:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a busy core slows it 30 times otherwise
-            arguments = sys.argv[1:] = readable(sys.argv[1:])
-            if not any(argument.split("=")[0] in _HYDRA_FLAGS for argument in arguments):
-                plain = [argument for argument in arguments if not argument.startswith("-")]
-                problems = preflight(conf_dir(), name, _with_user_folder(plain), check)
-                if problems:
-                    _stop(ConfigError(_listed(problems)))
-            _hydra_main(name, run, arguments)
+            try:
+                arguments = sys.argv[1:] = readable(sys.argv[1:])
+                if not any(argument.split("=")[0] in _HYDRA_FLAGS for argument in arguments):
+                    plain = [argument for argument in arguments if not argument.startswith("-")]
+                    problems = preflight(conf_dir(), name, _with_user_folder(plain), check)
+                    if problems:
+                        _stop(ConfigError(_listed(problems)))
+                _hydra_main(name, run, arguments)
+            except KeyboardInterrupt:
+                sys.stderr.write("\ninterrupted; the same command can be given again\n")
+                sys.exit(_INTERRUPTED)
 
         return command
 
@@ -125,6 +132,11 @@ def _hydra_main(name: str, run: Run, arguments: list[str]) -> None:
             codes.append(run(settings) or 0)
         except MedvitError as error:
             _stop(error)
+        except Exception as error:  # the outermost border
+            if os.environ.get(_FULL):
+                raise
+            sys.stderr.write(_unforeseen(error))
+            sys.exit(_INTERNAL)
 
     sys.argv[1:] = _with_user_folder(arguments)
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
@@ -135,6 +147,15 @@ def _with_user_folder(arguments: list[str]) -> list[str]:
     """Let `$MEDVIT_CONF` or ./my_conf add experiments and parts of the user's own."""
     folder = Path(os.environ.get("MEDVIT_CONF", "my_conf"))
     return [*arguments, f"hydra.searchpath=[file://{folder.resolve()}]"] if folder.is_dir() else arguments
+
+
+def _unforeseen(error: Exception) -> str:
+    """Return what can be told of an error that nobody thought of: not its message, which may hold a path or a name."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{what}: {error.strerror}; check the disk space and the rights of the folders given\n"
+    return f"internal error: {what}; {_FULL}=1 shows all of it (it may name files), for a report to medvit's authors\n"
 
 
 def _listed(problems: list[str]) -> str:

@@ -7,20 +7,18 @@ Needs neither torch nor MONAI nor MLflow. Exit codes: 0 all predicted, 10 some f
 from __future__ import annotations
 
 import logging
-import sys
-import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.config import entry
-from medvit.errors import DataError, MedvitError
+from medvit.errors import DataError
 
 if TYPE_CHECKING:
     from medvit.export.runtime import Result, Runtime
 
-SOME_REJECTED, INTERNAL = 10, 30
+SOME_REJECTED = 10
 logger = logging.getLogger(__name__)
 
 
@@ -103,19 +101,12 @@ def check(settings: dict[str, Any]) -> list[str]:
 def main(settings: dict[str, Any]) -> int:
     """Run the command of conf/predict.yaml."""
     bundle = Path(settings["bundle"])
-    try:
-        if settings["verify"]:
-            verified(bundle)
-            return 0
-        also = Also(settings["crosswalk"], settings["sr"])
-        source, out, isolate = Path(settings["input"]), Path(settings["out"]), settings["isolate"]
-        return predict(bundle, source, out, also, settings["workers"], isolate=isolate)
-    except MedvitError:
-        raise
-    except Exception as error:  # noqa: BLE001 (the outermost border: a message may hold a path or a name, so it is not shown)
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        sys.stderr.write(f"internal error: {type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}\n")
-        return INTERNAL
+    if settings["verify"]:
+        verified(bundle)
+        return 0
+    also = Also(settings["crosswalk"], settings["sr"])
+    source, out, isolate = Path(settings["input"]), Path(settings["out"]), settings["isolate"]
+    return predict(bundle, source, out, also, settings["workers"], isolate=isolate)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,11 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
     with run:
         run.params(settings)
         os.environ[_HELPED] = run.id
-        fitted = fit(settings, run.folder, run.metrics, last, run.artifact)
+        try:
+            fitted = fit(settings, run.folder, run.metrics, last, run.artifact)
+        except KeyboardInterrupt:
+            _tell_stopped(run)
+            raise
         release.publish_fit(run, fitted, settings)
     _tell(run, fitted, tracking["folder"])
     return str(run.id)
@@ -112,6 +116,12 @@ def _as_it_was(run: Run, asked: dict[str, Any], given: Sequence[str]) -> dict[st
                 f"{', '.join(changed[:3])}: give resume={run.id} alone, or start a new run"
             )
     return found
+
+
+def _tell_stopped(run: Run) -> None:
+    kept = (run.folder / "checkpoints" / "last.ckpt").is_file()
+    then = f"python -m medvit.train resume={run.id} goes on at its last finished epoch" if kept else "no epoch was done"
+    sys.stderr.write(f"\nrun {run.id} is stopped: {then}")
 
 
 def _tell(run: Run, fitted: Fitted, folder: str) -> None:

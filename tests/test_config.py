@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medvit.config import build, conf_dir
+from medvit.config import build, conf_dir, entry
 from medvit.config_check import preflight, readable, target_problems
 from medvit.errors import ConfigError
 
@@ -100,6 +101,33 @@ def test_help_and_mistakes_answer_without_heavy_imports() -> None:
         assert (
             time.perf_counter() - began < 10
         )  # the promise is 2 s on an idle machine; this only catches a heavy import
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; the same command can be given again"),
+        (OSError(28, "No space left on device", "/films/Doe^Jane"), 30, "OSError in .*No space left on device; check"),
+        (ValueError("Doe^Jane"), 30, "internal error: ValueError in test_config.py:.*HYDRA_FULL_ERROR=1 shows"),
+    ],
+)
+def test_ctrl_c_and_what_nobody_thought_of_end_in_one_line_without_a_name(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(settings: dict[str, object]) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["medvit.split", "data.folder=none"])
+    with pytest.raises(SystemExit) as stop:
+        entry("split")(run)()
+    told = capsys.readouterr().err.strip()
+    assert stop.value.code == code
+    assert re.fullmatch(f"{said}.*", told)
+    assert "Jane" not in told
+    if isinstance(error, ValueError):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        with pytest.raises(ValueError, match="Doe"):
+            entry("split")(run)()
 
 
 def test_the_exit_code_of_a_wrong_setting_is_2(tmp_path: Path) -> None:

@@ -110,6 +110,14 @@ def test_a_run_that_was_not_evaluated_is_named(folders, tmp_path):
         compare((folders / "good" / "evaluation_test", tmp_path), tmp_path)
 
 
+def test_a_report_that_cannot_be_written_says_so_without_a_path(folders, tmp_path):
+    (tmp_path / "Doe").write_text("a file where the folder should be")
+    pair = tuple(folders / name / "evaluation_test" for name in ("good", "poor"))
+    with pytest.raises(EvaluationError, match=r"cannot be written \(.+\); give another out=DIR$") as told:
+        compare(pair, tmp_path / "Doe")
+    assert "Doe" not in str(told.value)
+
+
 def test_compare_takes_latest_a_run_id_or_a_folder(folders, tmp_path):
     from medvit.tracking import run as tracking
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,3 +60,40 @@ def test_a_generated_set_is_made_once_and_other_settings_of_it_are_told(tmp_path
 
 def test_a_rate_of_nothing_is_told_before_training() -> None:
     assert check(settings("optim.plan.lr=0")) == ["optim.plan.lr=0: expected 1e-12 and more"]
+
+
+def test_ctrl_c_while_lightning_trains_is_ctrl_c_and_another_exit_is_left_alone(capsys: Any) -> None:
+    import pytorch_lightning as pl
+    from pytorch_lightning.demos.boring_classes import BoringModel
+
+    from medvit.engine.fit import _stoppable
+    from medvit.train import _tell_stopped
+
+    class Stop(pl.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt), _stoppable():
+            pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[Stop()], **quiet).fit(BoringModel())
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores further ones from now on
+    with pytest.raises(SystemExit, match="7"), _stoppable():
+        sys.exit(7)
+    run: Any = SimpleNamespace(id="r1", folder=Path("nowhere"))
+    _tell_stopped(run)
+    assert "run r1 is stopped: no epoch was done" in capsys.readouterr().err
+
+
+def test_a_stopped_run_says_how_it_goes_on(tmp_path: Path, capsys: Any) -> None:
+    from medvit.train import _tell_stopped
+
+    _tell_stopped(stopped(tmp_path))
+    assert "python -m medvit.train resume=r1 goes on at its last finished epoch" in capsys.readouterr().err

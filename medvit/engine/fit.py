@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,8 @@ def fit(
     with warnings.catch_warnings():
         # the cache needs no workers; scores are of all devices' predictions already
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|sync_dist=True).*")
-        _run(trainer, module, data, memory, resume)
+        with _stoppable():
+            _run(trainer, module, data, memory, resume)
     if keep.best is None:
         raise RunError(f"no epoch gave {task.monitor}: the validation side needs both outcomes; enlarge it")
     if memory is not None and trainer.is_global_zero:
@@ -119,6 +121,17 @@ def _ready(settings: dict[str, Any], data: DataModule, task: Any) -> None:
     task.fit(rows)
     task.log_count(rows, "train")
     task.log_count(data.units("val").frame, "val")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let Ctrl-C be Ctrl-C: Lightning makes it an exit with code 1, and the run would be told as FAILED."""
+    try:
+        yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        raise KeyboardInterrupt from stop
 
 
 def _run(trainer: pl.Trainer, module: FineTuner, data: DataModule, memory: Memory | None, resume: Path | None) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from medvit.data.audit import leaks_allowed
+from medvit.errors import EvaluationError
 from medvit.metric.bootstrap import Interval
 from medvit.report import checklist, classes, cohort, discrimination, figures, gallery, groups, probability
 from medvit.report.figures import Figure
@@ -123,7 +124,18 @@ def audit(test: Sample, validation: Sample, extras: Extras) -> Table:
 
 
 def write(report: Report, folder: Path) -> Path:
-    """Write report.json, report.html, tables/*.csv and figures/*.png into `folder`; return the page's place."""
+    """Write report.json, report.html, tables/*.csv and figures/*.png into `folder`; return the page's place.
+
+    Raises:
+        EvaluationError: the folder cannot be written.
+    """
+    try:
+        return _write(report, folder)
+    except OSError as error:
+        raise EvaluationError(f"the report cannot be written ({error.strerror}); give another out=DIR") from error
+
+
+def _write(report: Report, folder: Path) -> Path:
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for name, table in report.tables.items():
