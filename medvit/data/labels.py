@@ -180,10 +180,14 @@ def _unmatched(images: pd.DataFrame, rows: pd.DataFrame, spec: LabelSpec, mask: 
 
 
 def _override_identity(result: pd.DataFrame, joined: pd.DataFrame, spec: LabelSpec, mask: Mask) -> None:
-    for kind, column in (("patient", spec.patient), ("study", spec.study)):
-        if column:
-            known = joined[column].notna()
-            result.loc[known, kind] = [mask(kind, "", str(value)) for value in joined.loc[known, column]]
+    """Take patients and studies from the table; a study is one of its patient: "visit 1" of two people are two."""
+    if spec.patient:
+        known = joined[spec.patient].notna()
+        result.loc[known, "patient"] = [mask("patient", "", str(value)) for value in joined.loc[known, spec.patient]]
+    if spec.study:
+        known = joined[spec.study].notna()
+        pairs = zip(result.loc[known, "patient"], joined.loc[known, spec.study], strict=True)
+        result.loc[known, "study"] = [mask("study", patient, str(value)) for patient, value in pairs]
 
 
 def _targets(joined: pd.DataFrame, spec: LabelSpec) -> dict[str, pd.Series]:

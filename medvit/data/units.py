@@ -44,7 +44,7 @@ class Units:
     """The units of one side of a split. `frame` has one row per unit, in order; `uid` names it (pseudonym).
 
     bag: None (one image is one unit, or one series of slices is one bag) or the manifest column whose rows belong
-    together: "study", "series" or "patient". Raises DataError when the labels within a unit disagree.
+    together: "study", "series" or "patient". Raises DataError when labels within a unit disagree, or its patients do.
     """
 
     def __init__(self, cache: Cache, rows: NDArray[np.int64], task: Task, bag: str | None = None) -> None:
@@ -135,11 +135,18 @@ class Units:
 
 
 def _one_row_each(frame: pd.DataFrame, bag: str) -> pd.DataFrame:
-    """Return the first known value of every column per unit; labels that disagree are all told at once."""
+    """Return the first known value of every column per unit.
+
+    Raises:
+        DataError: rows without a unit, units of several patients, or labels within a unit that disagree (all of them).
+    """
     if frame[bag].isna().any():
         raise DataError(f"{int(frame[bag].isna().sum())} rows have no {bag}; set bag=null or mend the manifest")
     labels = [name for name in frame.columns if name.startswith("label.")]
     groups = frame.groupby(bag, sort=True)
+    mixed = int(groups["patient"].nunique().gt(1).sum())
+    if mixed:
+        raise DataError(f"{mixed} units (by {bag}) hold images of several patients; set bag=null or mend the manifest")
     clash = groups[labels].nunique(dropna=True).gt(1) if labels else pd.DataFrame(index=groups.size().index)
     wrong = clash.index[clash.any(axis=1)]
     if len(wrong):

@@ -37,7 +37,7 @@ def jitter(images, seed, epoch, position, member):
     return images + shift.astype(np.uint8).reshape(-1, 1, 1, 1)
 
 
-def write_rows(root, count, per_patient=3):
+def write_rows(root, count, per_patient=4):
     root.mkdir(exist_ok=True)
     generator = np.random.default_rng(1)
     for n in range(count):
@@ -222,6 +222,12 @@ def test_units_whose_labels_disagree_are_refused_together(rows, tmp_path):
         Units(cache, np.arange(6), Labels(), bag="study")
     with pytest.raises(ConfigError, match="study, series or patient"):
         Units(cache, np.arange(6), Labels(), bag="exam")
+
+
+def test_a_unit_of_several_patients_is_refused(rows, tmp_path):
+    cache = Cache.build(rows[0].iloc[:6].assign(study="s0", **{"label.x": 1.0}), rows[1], PRE, tmp_path, workers=1)
+    with pytest.raises(DataError, match=r"1 units \(by study\) hold images of several patients"):
+        Units(cache, np.arange(6), Labels(), bag="study")
 
 
 def test_series_of_slices_are_bags_by_themselves(tmp_path):

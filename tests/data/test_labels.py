@@ -309,3 +309,12 @@ def test_two_columns_that_list_one_finding_are_refused(tmp_path):
     text = "AccessionNumber,one,two\nA,mass|node,node\nB,node,effusion\n"
     with pytest.raises(DataError, match="both list 1 findings, such as 'node'"):
         joined(tmp_path, text, ["A", "B"], {"target": ("one", "two"), "separator": "|"})
+
+
+def test_a_study_number_of_the_table_counts_within_its_patient(tmp_path):
+    """Visit 1 of two patients was one study: a bag of both, judged as one unit."""
+    text = "AccessionNumber,who,visit,y\nA,p1,1,0\nB,p2,1,1\nC,p1,1,0\nD,p1,2,1\n"
+    result, _ = joined(tmp_path, text, ["A", "B", "C", "D"], {"patient": "who", "study": "visit"})
+    a, b, c, d = result["study"]
+    assert a == c
+    assert len({a, b, d}) == 3
