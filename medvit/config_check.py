@@ -6,7 +6,7 @@ import ast
 import difflib
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +126,9 @@ def _parted(values: dict[str, Any]) -> set[str]:
     return {key for value in values.values() for key in re.findall(r"\$\{([\w.]+)\[", str(value))}
 
 
-def nearest(word: str, words: list[str]) -> str:
+def nearest(word: object, words: Iterable[object]) -> str:
     """Return "; did you mean 'x'?" for the nearest of `words`, or ""."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), [str(each) for each in words], n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

@@ -77,11 +77,9 @@ class VolumePreprocess(Definition):
             if len(spacing) == 3 and all(mm is None or mm > 0 for mm in spacing)
             else ["spacing_mm: expected 3, above 0"]
         )
-        wrong += (
-            []
-            if len(self.limits) == 2 and self.limits[0] < self.limits[1]
-            else [f"limits={self.limits}: expected low < high"]
-        )
+        low, high = (0.0, 100.0) if self.intensity == "percentile" else (-np.inf, np.inf)
+        right = len(self.limits) == 2 and low <= self.limits[0] < self.limits[1] <= high
+        wrong += [] if right else [f"limits={self.limits}: expected low < high" + ", percentiles" * (high == 100)]
         if wrong:
             raise ConfigError("VolumePreprocess: " + "; ".join(wrong))
 

@@ -14,9 +14,9 @@ def from_json(value: dict[str, Any]) -> Task:
     Raises:
         ConfigError: an unknown kind, or settings the task refuses.
     """
+    from medvit.config_check import nearest
     from medvit.errors import ConfigError
     from medvit.task.binary import Binary
-    from medvit.task.loss import near
     from medvit.task.multiclass import Multiclass
     from medvit.task.multilabel import Multilabel
     from medvit.task.ordinal import Ordinal
@@ -25,7 +25,7 @@ def from_json(value: dict[str, Any]) -> Task:
     kinds: dict[str, type[Any]] = {each.kind: each for each in (Binary, Multiclass, Multilabel, Ordinal, Regression)}
     kind = str(value.get("kind"))
     if kind not in kinds:
-        raise ConfigError(f"task kind {kind!r} is unknown; expected one of {', '.join(kinds)}{near(kind, kinds)}")
+        raise ConfigError(f"task kind {kind!r} is unknown; expected one of {', '.join(kinds)}{nearest(kind, kinds)}")
     task: Task = kinds[kind](**value["settings"])
     task.fitted = dict(value["fitted"])
     return task

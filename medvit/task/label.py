@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvit.config_check import nearest
 from medvit.errors import ConfigError, DataError
-from medvit.task.loss import near
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +109,7 @@ def one_of(label: str, values: Sequence[str | int], setting: str, least: int) ->
 def _absent(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
     there = [str(column)[6:] for column in frame.columns if str(column).startswith("label.")]
     gone = [name for name in names if name not in there]
-    return [f"label {name} is not in the manifest, which has {there}{near(name, there)}" for name in gone]
+    return [f"label {name} is not in the manifest, which has {there}{nearest(name, there)}" for name in gone]
 
 
 def _shown(values: Sequence[str]) -> str:
@@ -128,7 +128,7 @@ def policies(setting: Any, names: Sequence[str], what: str) -> tuple[Policy, ...
         ConfigError: an unknown word or label, all in one message.
     """
     table = dict(setting) if isinstance(setting, dict) else {"default": setting}
-    problems = [f"{what}.{key}: no such label{near(key, names)}" for key in table if key not in (*names, "default")]
+    problems = [f"{what}.{key}: no such label{nearest(key, names)}" for key in table if key not in (*names, "default")]
     chosen: list[Policy] = []
     for name in names:
         value = table.get(name, table.get("default", "ignore"))
@@ -137,7 +137,7 @@ def policies(setting: Any, names: Sequence[str], what: str) -> tuple[Policy, ...
             problems.append(f"{what}.{name}={value!r}: a range needs 0 <= low <= high <= 1")
         elif pair is None and value not in POLICIES:
             problems.append(
-                f"{what}.{name}={value!r}: expected {', '.join(POLICIES)} or [low, high]{near(value, POLICIES)}"
+                f"{what}.{name}={value!r}: expected {', '.join(POLICIES)} or [low, high]{nearest(value, POLICIES)}"
             )
         chosen.append(value if pair is None else (float(pair[0]), float(pair[-1])))
     if problems:

@@ -5,7 +5,6 @@ Every loss is the weighted mean over the entries that count, in fp32; a batch wi
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from medvit.config_check import nearest
 from medvit.errors import ConfigError
 
 Matrix = Float[Tensor, "B K"]
@@ -157,18 +157,12 @@ def binary_loss(word: str, options: dict[str, Any] | None) -> BinaryLoss:
         ConfigError: an unknown word or an option the loss does not have, with the nearest valid name.
     """
     if word not in BINARY:
-        raise ConfigError(f"task.loss={word!r} is unknown; expected one of {', '.join(BINARY)}{near(word, BINARY)}")
+        raise ConfigError(f"task.loss={word!r} is unknown; expected one of {', '.join(BINARY)}{nearest(word, BINARY)}")
     known = [field.name for field in fields(BINARY[word])]
     if wrong := [key for key in options or {} if key not in known]:
         raise ConfigError(f"task.options {wrong} are not options of loss {word}; it has {known or 'none'}")
     loss: BinaryLoss = BINARY[word](**(options or {}))
     return loss
-
-
-def near(word: str, words: Any) -> str:
-    """Return "; did you mean 'x'?" for the nearest of `words`, or ""."""
-    close = difflib.get_close_matches(str(word), [str(each) for each in words], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def cross_entropy(

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medvit.config_check import nearest
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task, binary_scores, sigmoid
 from medvit.task.label import one_of
-from medvit.task.loss import corn, cumulative, near
+from medvit.task.loss import corn, cumulative
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ class Ordinal(Task):
     def __init__(self, label: str, levels: Sequence[str | int], loss: str = "corn") -> None:
         self.choice = one_of(label, levels, "levels", least=3)
         if loss not in LOSSES:
-            raise ConfigError(f"task.loss={loss!r} is unknown; expected corn or cumulative{near(loss, LOSSES)}")
+            raise ConfigError(f"task.loss={loss!r} is unknown; expected corn or cumulative{nearest(loss, LOSSES)}")
         settings = {"label": label, "levels": list(levels), "loss": loss}
         super().__init__(tuple(f"{label}>={each}" for each in levels[1:]), settings)
         self.word = loss

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medvit.config_check import nearest
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task
 from medvit.task.label import codes
-from medvit.task.loss import REGRESSION, hide, masked_mean, near
+from medvit.task.loss import REGRESSION, hide, masked_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ class Regression(Task):
         self, label: str, unit: str = "", loss: str = "huber", low: float | None = None, high: float | None = None
     ) -> None:
         if loss not in REGRESSION:
-            raise ConfigError(f"task.loss={loss!r} is unknown; expected huber, l1 or mse{near(loss, REGRESSION)}")
+            raise ConfigError(f"task.loss={loss!r} is unknown; expected huber, l1 or mse{nearest(loss, REGRESSION)}")
         if low is not None and high is not None and low >= high:
             raise ConfigError(f"task.low={low} must be below task.high={high}")
         super().__init__((label,), {"label": label, "unit": unit, "loss": loss, "low": low, "high": high})

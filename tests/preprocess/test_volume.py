@@ -216,3 +216,10 @@ def test_what_a_spacing_crops_away_is_told_where_it_is_more_than_air():
         VolumePreprocess(size=(32, 40, 40), spacing_mm=(1, 1, 1), mode="slices"),
     ):
         assert quiet.prepare(volume).warnings == ()
+
+
+def test_percentiles_beyond_0_to_100_are_refused_when_they_are_given():
+    """Limits meant for a window ended the build of the cache with an IndexError."""
+    with pytest.raises(ConfigError, match=r"limits=\(0\.0, 300\.0\): expected low < high, percentiles"):
+        VolumePreprocess(limits=(0, 300))
+    VolumePreprocess(limits=(0, 300), intensity="window")
