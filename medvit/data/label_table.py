@@ -209,6 +209,9 @@ def _merged(rows: pd.DataFrame, other: pd.DataFrame, on: Any, spec: LabelSpec, n
     gone = [f"{key!r}{near(key, list(table.columns))}" for table in (rows, other) for key in keys if key not in table]
     if gone:
         raise DataError(f"labels.more: no column {', '.join(gone)}")
+    asked = {*spec.target, spec.listed_in, spec.patient, spec.study} - set(keys)
+    if twice := [name for name in other.columns if name in rows and name in asked]:
+        raise DataError(f"labels.more: {', '.join(twice)} stands in two tables; rename the column in one of them")
     fresh = [name for name in other.columns if name in keys or name not in rows]
     known = other[fresh].dropna(subset=keys).drop_duplicates()  # pandas joins an empty key to an empty key
     merged = rows.merge(known, on=keys, how="left", indicator="_both")

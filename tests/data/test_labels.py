@@ -318,3 +318,11 @@ def test_a_study_number_of_the_table_counts_within_its_patient(tmp_path):
     a, b, c, d = result["study"]
     assert a == c
     assert len({a, b, d}) == 3
+
+
+def test_a_label_that_stands_in_two_tables_is_refused(tmp_path):
+    """The one of the first table was taken, whatever the second said."""
+    (tmp_path / "expert.csv").write_text("AccessionNumber,y\nA,0\nB,1\n")
+    spec = {"more": ({"csv": str(tmp_path / "expert.csv"), "on": "AccessionNumber"},)}
+    with pytest.raises(DataError, match=r"labels\.more: y stands in two tables"):
+        joined(tmp_path, "AccessionNumber,y\nA,1\nB,0\n", ["A", "B"], spec)
