@@ -142,7 +142,10 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(home: Path) -> Iterator[None]:
-    """Hold the folder's lock: a second builder waits, then finds the work done. Being killed frees it."""
+    """Hold the folder's lock: a second builder waits, then finds the work done. Being killed frees it.
+
+    Raises CacheError for a folder that cannot be written.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = (home / "lock").open("w")

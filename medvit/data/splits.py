@@ -62,7 +62,11 @@ class Splits:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def sides(self, fold: int | None = None) -> pd.Series:
-        """Return "train", "val" or "test" for each patient (the index), of fold `fold` where there are folds."""
+        """Return "train", "val" or "test" for each patient (the index), of fold `fold` where there are folds.
+
+        Raises:
+            SplitError: a fold that is not there, or none named where there are folds.
+        """
         table = self.table.set_index("patient")
         folded = self.spec["strategy"] in {"kfold", "nested", "leave_one_out"}
         if not folded:
@@ -80,14 +84,14 @@ class Splits:
         return inner.mask(mine, "test")
 
     def rows(self, manifest: Manifest, split: str, fold: int | None = None) -> pd.DataFrame:
-        """Return the manifest rows of one side, in order of `uid`."""
+        """Return the manifest rows of one side, by `uid`; raises SplitError as `sides`, or for another word."""
         if split not in SIDES:
             raise SplitError(f"asked for split '{split}'; there are {', '.join(SIDES)}")
         side = manifest.table["patient"].map(self.sides(fold))
         return manifest.table[side == split].sort_values("uid").reset_index(drop=True)
 
     def write(self, folder: Path) -> Path:
-        """Write `splits.parquet` with the digests and the recipe in its metadata, atomically."""
+        """Write `splits.parquet` with digests and recipe, atomically; raises SplitError where that is not possible."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

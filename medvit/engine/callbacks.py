@@ -26,7 +26,7 @@ class KeepBest(pl.Callback):
         self.best: float | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]
-        """Compare this epoch with the best so far."""
+        """Compare this epoch with the best so far; raises RunError where the task's monitor has no value."""
         if trainer.sanity_checking:
             return
         if pl_module.task.monitor not in trainer.callback_metrics:

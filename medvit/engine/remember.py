@@ -66,7 +66,7 @@ class Memory:
     """The features of every training and validation image of a data set, computed now or found on the disk.
 
     They are computed in fp32 and without augmentation, as the exported model computes them; anew where a file, its
-    preprocessing, the encoder or the code of either has changed.
+    preprocessing, the encoder or the code of either has changed. Raises CacheError as `FeatureCache.get` does.
     """
 
     def __init__(

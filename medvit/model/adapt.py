@@ -55,6 +55,7 @@ def inflate(checkpoint: Checkpoint, depth: int, slices: int) -> Checkpoint:
     """Return a film encoder made ready for volumes: patches `depth` slices thick over a grid of `slices` patches.
 
     The kernel is spread evenly over the thickness, so a volume of equal slices gives the film's patch tokens.
+    Raises WeightsError for rotary or relative positions, which have 2 axes.
     """
     if checkpoint.design.rope or checkpoint.design.relative:
         raise WeightsError(
@@ -74,6 +75,7 @@ def patch(checkpoint: Checkpoint, wanted: tuple[int, ...]) -> Checkpoint:
     """Return the checkpoint with its kernel resized to the patch `wanted` (pseudo-inverse, FlexiViT, arXiv 2212.08013).
 
     A patch and its linearly resized self give the same token as far as the smaller of the two can tell.
+    Raises WeightsError for a patch with another number of axes.
     """
     if wanted == checkpoint.patch:
         return checkpoint

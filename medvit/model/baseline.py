@@ -70,7 +70,7 @@ def densenet121(
     """Return DenseNet-121 (Huang et al. 2017; CheXNet's encoder) for films or volumes, from scratch: stride 32.
 
     `norm` "group" keeps the images of a batch apart; "batch" is the published network, whose training output of one
-    image depends on the others of its batch.
+    image depends on the others of its batch. Raises ConfigError for another norm.
     """
     from monai.networks.nets.densenet import DenseNet121
 

@@ -85,7 +85,10 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 
 
 def pack(source: str, target: Path) -> list[str]:
-    """Write one uncompressed zip of a checkpoint directory (or hub id) with its checksums; return the names in it."""
+    """Write one uncompressed zip of a checkpoint directory (or hub id) with its checksums; return the names in it.
+
+    Raises WeightsError for what is not here or is no directory.
+    """
     home = store.locate(source)
     if not home.is_dir():
         raise WeightsError("pack needs a directory with config.json and safetensors, or a hub id")

@@ -43,6 +43,7 @@ class NativeHead(nn.Module):
 
     `pool`: cls, mean, cls_mean (both, joined), first (class token or else the first patch), map. A distilled DeiT's two
     classifiers are averaged. `labels` are the class names of config.json.
+    Raises WeightsError where the head's tensors are not those its pool needs.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -53,6 +53,7 @@ class Network(nn.Module):
 
     LayerNorm and head work in fp32 under any autocast. The last LayerNorm is left out behind a pool whose output is
     normed already (the class token), so that a checkpoint's own classifier gives its own logits.
+    Raises ConfigError for less than one output, and what the pools raise for this width.
     """
 
     def __init__(self, backbone: Backbone, pool: Pool, outputs: int, bag: ImagePool | None = None) -> None:

@@ -79,6 +79,7 @@ class AttentionPool(nn.Module):
     Keys are the tokens themselves. With `queries=M` each query gathers one M-th of the channels of the values, giving
     [B W]; with `queries="classes"` every output has its own query over all channels, giving [B K W] and one attention
     map per output for free. The values start as the tokens, so that training starts near mean pooling.
+    Raises ConfigError for other `queries` than a number from 1 or "classes".
     """
 
     normed = summary = False

@@ -54,6 +54,7 @@ def rope(
 
     `centred` (DINOv3): coordinates in (-1, 1) times 2 pi, angle k turns the pair (k, k + head/2).
     `index` (EVA-02, Primus): patch indices rescaled to the grid `reference`, angle k turns the pair (2k, 2k + 1).
+    Raises ConfigError for a head width that is no multiple of twice the axes.
     """
     if head % (2 * len(grid)):
         raise ConfigError(

@@ -31,6 +31,7 @@ class StudyBag(nn.Module):
     `queries` each gather their share of the channels; `kinds` is how many series types or views there can be; while
     training each kind is left out with probability `drop_kinds`, at least one staying (missing sequences are the rule
     in hospitals). Images are encoded `chunk` at a time, recomputed in the backward pass when `checkpointing`.
+    Raises ConfigError for numbers below 1 or a share outside [0, 1).
     """
 
     def __init__(

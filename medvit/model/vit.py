@@ -105,7 +105,8 @@ class Block(nn.Module):
 class ConvStem(nn.Module):
     """Halve the image with 3-wide convolutions until a patch is one cell: trains better from scratch on few images.
 
-    Normalised per image (GroupNorm), so images of a batch do not see each other.
+    Normalised per image (GroupNorm), so images of a batch do not see each other. Raises ConfigError for a patch that is
+    not the same power of two on every axis.
     """
 
     def __init__(self, patch: tuple[int, ...], channels: int, width: int) -> None:
@@ -132,6 +133,7 @@ class ViT(nn.Module):
     `divisor` is what every side must be a multiple of, `grid` the patches of `image_size`, `prefix` the number of
     tokens without a place, `blocks` the blocks in depth order, `mean` and `std` what images are normalised with,
     `provenance` where the weights came from and under which licence (empty: from scratch).
+    Raises ConfigError for image and patch sizes (pixels, axis by axis), width and heads that do not fit each other.
     """
 
     def __init__(

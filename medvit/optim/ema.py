@@ -15,6 +15,7 @@ class EMA:
 
     Made after `Strategy.prepare`, when every weight that will ever move needs a gradient. The decay rises as
     min(decay, (1 + n) / (10 + n)) with the number n of updates, so that the first weights are soon forgotten.
+    Raises ConfigError for a decay outside (0, 1).
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.999) -> None:

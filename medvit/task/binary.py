@@ -13,6 +13,7 @@ class Binary(Multilabel):
     """One label with 0, 1, -1 (uncertain) or nothing (missing); otherwise as `Multilabel`.
 
     `values` names the spellings of other tables, such as {NORMAL: 0, PNEUMONIA: 1}, in place of 0, 1 and -1.
+    Raises ConfigError for spellings without a 0 and a 1, or two of one value, and as `Multilabel`.
     """
 
     kind: ClassVar[str] = "binary"

@@ -150,7 +150,8 @@ def settle(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return target and weight of one label after applying `policy` to the rows `where`.
 
-    A smooth row becomes -1 - u: the loss turns the sample's own u in [0, 1) into its draw of the epoch (see `draw`).
+    All are [n]. A smooth row becomes -1 - u: the loss turns the sample's own u in [0, 1), its `start`, into its draw of
+    the epoch (see `draw`). Raises DataError for a smooth policy without `start`.
     """
     target, weight = values.copy(), np.ones_like(values)
     if isinstance(policy, tuple):

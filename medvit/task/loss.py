@@ -39,7 +39,7 @@ class State(NamedTuple):
     epoch: int = 0
 
     def balance(self, word: str, device: torch.device) -> Counts:
-        """Return the counts for the loss `word`, or say that they were never taken."""
+        """Return the counts for the loss `word`; raises ConfigError where they were never taken."""
         if self.counts is None:
             raise ConfigError(f"loss {word} balances classes by the training labels: call task.fit first")
         return self.counts.to(device)

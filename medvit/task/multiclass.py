@@ -24,6 +24,7 @@ class Multiclass(Task):
     """`label` in the manifest holds one of `classes` (their order is the order of the outputs) or nothing (missing).
 
     `smoothing` in [0, 1) is spread over the classes; with `balanced` a class weighs the inverse of its training count.
+    Raises ConfigError for fewer than 2 classes, one that stands twice, or a smoothing outside its range.
     """
 
     kind: ClassVar[str] = "multiclass"
@@ -73,7 +74,11 @@ class Multiclass(Task):
         weight: Float[Tensor, "B K"],
         epoch: int = 0,  # noqa: ARG002 (the same in every epoch)
     ) -> Float[Tensor, ""]:
-        """Return softmax cross-entropy with smoothing, averaged over the rows that count."""
+        """Return softmax cross-entropy with smoothing, averaged over the rows that count.
+
+        Raises:
+            ConfigError: `balanced`, and `fit` was not called.
+        """
         balance = None
         if self.balanced:
             if not self.fitted:

@@ -26,6 +26,7 @@ class Multilabel(Task):
     `loss` is bce, pos_weight, focal, asl or ldam_drw, with its `options`. `uncertain` and `missing` are a policy
     (ignore, ones, zeros, smooth, or a range [low, high]) for all labels, or a mapping label -> policy with a `default`.
     A smooth label is trained as a soft target drawn per sample and epoch and never enters a metric.
+    Raises ConfigError for no label or one twice, and unknown losses, options and policies.
     """
 
     kind: ClassVar[str] = "multilabel"
@@ -71,7 +72,11 @@ class Multilabel(Task):
         return {n: {what: int(hits[:, k].sum()) for what, hits in kinds.items()} for k, n in enumerate(self.names)}
 
     def fit(self, frame: pd.DataFrame) -> None:
-        """Count negatives and positives of the training rows, as the policies settle them."""
+        """Count negatives and positives of the training rows, as the policies settle them.
+
+        Raises:
+            DataError: labels without a positive or without a negative, all in one message.
+        """
         truth = self.truth(*self.encode(frame))
         positive, negative = (truth == 1).sum(axis=0), (truth == 0).sum(axis=0)
         single = [

@@ -28,6 +28,7 @@ class Ordinal(Task):
     One output per step between levels; its probability is P(level is this or higher), falling from output to output,
     so each column is also a yes-or-no finding ("KL>=2"). `loss` is corn (conditional probabilities multiplied) or
     cumulative (one scale with ordered thresholds).
+    Raises ConfigError for fewer than 3 levels, one that stands twice, or another loss.
     """
 
     kind: ClassVar[str] = "ordinal"

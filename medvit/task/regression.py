@@ -23,7 +23,8 @@ class Regression(Task):
     """`label` in the manifest holds a number between `low` and `high` in `unit`, or nothing (missing).
 
     The network works in standard deviations of the training labels; targets, probabilities (here: values) and scores
-    are in the unit. `loss` is huber, l1 or mse, of the standardised values.
+    are in the unit. `loss` is huber, l1 or mse, of the standardised values. Raises ConfigError for another loss, or
+    `low` not below `high`.
     """
 
     kind: ClassVar[str] = "regression"
