@@ -10,6 +10,7 @@ import functools
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -153,8 +154,10 @@ def _unforeseen(error: Exception) -> str:
     """Return what can be told of an error that nobody thought of: not its message, which may hold a path or a name."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     what = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{what}: {error.strerror}; check the disk space and the rights of the folders given\n"
+    number = error.errno if isinstance(error, OSError) else None
+    number = int(found[1]) if (found := re.search(r"\(os error (\d+)\)", str(error))) else number  # of safetensors
+    if number:
+        return f"{what}: {os.strerror(number)}; check the disk space and the rights of the folders given\n"
     return f"internal error: {what}; {_FULL}=1 shows all of it (it may name files), for a report to medvit's authors\n"
 
 

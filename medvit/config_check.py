@@ -25,34 +25,38 @@ Check = Callable[[dict[str, Any]], list[str]]
 
 
 def readable(arguments: list[str]) -> list[str]:
-    """Return the arguments, those that Hydra cannot read bare with quotes: paths with umlauts, `~`, `&` or brackets."""
-    return [_quoted(one) if not one.startswith("-") and not _reads(one) else one for one in arguments]
+    """Return the arguments, those that Hydra cannot read bare with quotes: paths with umlauts, commas, `&` or brackets.
+
+    A comma outside a list means several values only with --multirun.
+    """
+    several = bool({"-m", "--multirun"} & set(arguments))
+    return [_quoted(one, several) if not one.startswith("-") and not _reads(one, several) else one for one in arguments]
 
 
-def _quoted(argument: str) -> str:
+def _quoted(argument: str, several: bool) -> str:
     """Return `argument` with its value, or the words beyond ASCII of a list, in quotes; as it is if that is no help."""
     key, equals, value = argument.partition("=")
-    if set(value) & set('[]{},"'):
+    if several or value.startswith(("[", "{")) or '"' in value:
         value = re.sub(r"""[^\s\[\]{},:'"](?:[^\[\]{},:'"]*[^\s\[\]{},:'"])?""", _word, value)
     else:
         value = f'"{value}"'
     changed = f"{key}={value}"
-    return changed if equals and _reads(changed) else argument
+    return changed if equals and _reads(changed, several) else argument
 
 
 def _word(found: re.Match[str]) -> str:
     return found[0] if found[0].isascii() else f'"{found[0]}"'
 
 
-def _reads(argument: str) -> bool:
+def _reads(argument: str, several: bool) -> bool:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        OverridesParser.create().parse_override(argument)
+        read = OverridesParser.create().parse_override(argument)
     except HydraException:
         return False
-    return True
+    return several or not read.is_choice_sweep()
 
 
 def preflight(folder: Path, name: str, arguments: list[str], check: Check | None) -> list[str]:

@@ -108,6 +108,7 @@ def test_help_and_mistakes_answer_without_heavy_imports() -> None:
     [
         (KeyboardInterrupt(), 130, "interrupted; the same command can be given again"),
         (OSError(28, "No space left on device", "/films/Doe^Jane"), 30, "OSError in .*No space left on device; check"),
+        (RuntimeError("I/O error: /Doe^Jane (os error 28)"), 30, "RuntimeError in .*No space left on device; check"),
         (ValueError("Doe^Jane"), 30, "internal error: ValueError in test_config.py:.*HYDRA_FULL_ERROR=1 shows"),
     ],
 )
@@ -144,6 +145,8 @@ def test_the_exit_code_of_a_wrong_setting_is_2(tmp_path: Path) -> None:
     [
         ("data.folder=Mein Ordner/Röntgen ü", "Mein Ordner/Röntgen ü"),
         ("data.folder=~/films & old (2)", "~/films & old (2)"),
+        ("data.folder=My Films (Röntgen), 2024", "My Films (Röntgen), 2024"),
+        ("data.folder=films, old", "films, old"),
         ("data.folder=O'Neil/a=b;c", "O'Neil/a=b;c"),
         ("labels.keep=[Größe, site]", ["Größe", "site"]),
         ("labels.target=[finding]", ["finding"]),
@@ -154,6 +157,15 @@ def test_a_path_or_a_name_beyond_ascii_is_taken_as_it_is_typed(given: str, value
 
     (read,) = readable([given])
     assert OverridesParser.create().parse_override(read).value() == value
+
+
+def test_a_comma_outside_a_list_means_several_values_only_with_multirun() -> None:
+    assert readable(["seed=1,2", "--multirun"]) == ["seed=1,2", "--multirun"]
+    assert readable(["labels.target=[a, b]"]) == ["labels.target=[a, b]"]
+    assert any(
+        "model=vit_pico,vit_compact does not exist" in line
+        for line in problems("train", *readable(["model=vit_pico,vit_compact"]))
+    )
 
 
 @pytest.mark.parametrize("given", ["labels.target=[finding", "labels.values={ä: 0}", "--help", "seed"])

@@ -93,7 +93,9 @@ def load_run(folder: Path) -> TrainedRun:
     needed = (SETTINGS, HASHES, PREPROCESS, TASK, ARCHITECTURE, BEST)
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
-        raise RunError(f"the run lacks {', '.join(missing)}: it did not finish; train again or resume it")
+        raise RunError(
+            f"the run lacks {', '.join(missing)}: it did not finish, or was cleaned up; train again or resume it"
+        )
     settings, hashes, preprocess, task, architecture = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in needed[:-1]
     )

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from medvit.errors import RunError
 from medvit.tracking.declared import check_artifact, check_metrics, check_tags, flat
@@ -56,8 +56,8 @@ def open_client(folder: Path) -> Any:
         ) from error
     except (MlflowException, SQLAlchemyError) as error:
         raise RunError(
-            "mlflow.db in the runs folder cannot be opened: it is damaged, read-only, or made by another MLflow version"
-            " (then run `mlflow db upgrade` on a copy of it)."
+            "mlflow.db in the runs folder cannot be opened: it is damaged or read-only, the disk is full, or it was "
+            "made by another MLflow version (then run `mlflow db upgrade` on a copy of it)."
         ) from error
     return client
 
@@ -171,7 +171,7 @@ class Run:
         """End the run as FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.id, status)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Run:  # noqa: PYI034 - beartype knows Self only on decorated classes
         return self
 
     def __exit__(

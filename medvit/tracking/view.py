@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import time
 import zlib
 from collections.abc import Sequence
@@ -50,4 +51,5 @@ def link(experiment_id: str, run_id: str | None = None, base: str = "http://127.
 
 def command(folder: str) -> str:
     """Return the shell command that opens the MLflow UI on a runs folder, on this machine only."""
-    return f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db --host 127.0.0.1 --port 5000"
+    store = shlex.quote(f"sqlite:///{folder}/mlflow.db")
+    return f"mlflow ui --backend-store-uri {store} --host 127.0.0.1 --port 5000"

@@ -3,13 +3,14 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import socket
 from pathlib import Path
 
 import pytest
 
 from medvit.errors import RunError
-from medvit.tracking import declared, provenance
+from medvit.tracking import declared, provenance, view
 from medvit.tracking import run as tracking
 
 CANARY = "CANARY"
@@ -137,3 +138,8 @@ def test_the_hash_of_a_configuration_ignores_key_order_only() -> None:
     assert one != provenance.json_sha256({"a": 1, "b": [2, 1]})
     # sha256 of the seven bytes {"a":1}, given by sha256sum
     assert provenance.json_sha256({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
+
+
+def test_the_command_that_opens_mlflow_is_one_a_shell_takes_also_where_folders_have_blanks() -> None:
+    words = shlex.split(view.command("my runs"))
+    assert words[:4] == ["mlflow", "ui", "--backend-store-uri", "sqlite:///my runs/mlflow.db"]
