@@ -34,7 +34,10 @@ def check(settings: dict[str, Any]) -> list[str]:
     """Return numbers that make no sense and what is missing on the disk, before anything heavy is imported."""
     wrong = out_of_range("", settings, {"seed": (0, _ANY)})
     wrong += out_of_range("trainer.", settings["trainer"], _TRAINER)
-    wrong += out_of_range("optim.plan.", settings["optim"]["plan"], _PLAN)
+    plan = settings["optim"]["plan"]  # empty for optim=logistic
+    wrong += out_of_range("optim.plan.", plan, _PLAN)
+    if plan and not wrong and plan["final_lr"] > plan["lr"]:
+        wrong.append(f"optim.plan.final_lr={plan['final_lr']:g}: expected at most optim.plan.lr={plan['lr']:g}")
     return wrong + _absent(settings["data"])
 
 

@@ -58,8 +58,11 @@ def test_a_generated_set_is_made_once_and_other_settings_of_it_are_told(tmp_path
         generated.make(data, labels)
 
 
-def test_a_rate_of_nothing_is_told_before_training() -> None:
+def test_rates_that_make_no_course_are_told_before_training() -> None:
     assert check(settings("optim.plan.lr=0")) == ["optim.plan.lr=0: expected 1e-12 and more"]
+    (told,) = check(settings("optim.plan.lr=1.0e-7"))
+    assert told == "optim.plan.final_lr=1e-06: expected at most optim.plan.lr=1e-07"
+    assert check(settings("optim=logistic")) == []
 
 
 def test_ctrl_c_while_lightning_trains_is_ctrl_c_and_another_exit_is_left_alone(capsys: Any) -> None:

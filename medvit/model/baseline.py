@@ -6,7 +6,6 @@ The feature map is the patch grid: every cell is a token, there is no prefix; `b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medvit.errors import ConfigError
+from medvit.model import positions
 from medvit.types import Tokens
 
 
@@ -41,17 +41,8 @@ class Convolutional(nn.Module):
         self.grid = self.grid_of(tuple(image_size))
 
     def grid_of(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the cells per axis for an image of `size`; ConfigError where a side is no multiple of the stride."""
-        if len(size) != len(self.divisor):
-            raise ConfigError(f"image has {len(size)} spatial axes {size}, the encoder has {len(self.divisor)}")
-        lost = tuple(side % d for side, d in zip(size, self.divisor, strict=True))
-        if any(lost) or 0 in size:
-            nearest = tuple(max(math.ceil(side / d), 1) * d for side, d in zip(size, self.divisor, strict=True))
-            raise ConfigError(
-                f"image {size} is no multiple of the stride {self.divisor}: {lost} pixels would be lost at the far "
-                f"edges; pad or resize to {nearest}"
-            )
-        return tuple(side // d for side, d in zip(size, self.divisor, strict=True))
+        """Return the cells per axis for an image of `size`; ConfigError names the pixels that would be lost."""
+        return positions.cells(size, self.divisor, "stride")
 
     def forward(self, image: Float[Tensor, "B C *S"]) -> Tokens:
         """Return the tokens; raises ConfigError for wrong channels or a side that is no multiple of the stride."""

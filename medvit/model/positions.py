@@ -16,6 +16,24 @@ INTERPOLATIONS = ("bicubic", "bicubic_antialias", "bilinear", "trilinear")
 ROPES = ("centred", "index")
 
 
+def cells(size: tuple[int, ...], divisor: tuple[int, ...], word: str) -> tuple[int, ...]:
+    """Return how many patches or strides (`word`) of `divisor` pixels an image of `size` pixels has per axis.
+
+    Raises:
+        ConfigError: another number of axes, or a side that is no multiple; names the pixels that would be lost.
+    """
+    if len(size) != len(divisor):
+        raise ConfigError(f"image has {len(size)} spatial axes {size}, the encoder has {len(divisor)}")
+    lost = tuple(side % step for side, step in zip(size, divisor, strict=True))
+    if any(lost) or 0 in size:
+        nearest = tuple(max(math.ceil(side / step), 1) * step for side, step in zip(size, divisor, strict=True))
+        raise ConfigError(
+            f"image {size} is no multiple of the {word} {divisor}: {lost} pixels would be lost at the far edges; pad "
+            f"or resize to {nearest}"
+        )
+    return tuple(side // step for side, step in zip(size, divisor, strict=True))
+
+
 def resize(
     table: Float[Tensor, "N W"], old: tuple[int, ...], new: tuple[int, ...], how: str = "bicubic", offset: float = 0.0
 ) -> Float[Tensor, "M W"]:

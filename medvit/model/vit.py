@@ -193,16 +193,7 @@ class ViT(nn.Module):
 
     def grid_of(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Return the patches per axis of an image of `size`; ConfigError names the pixels that would be lost."""
-        if len(size) != len(self.divisor):
-            raise ConfigError(f"image has {len(size)} spatial axes {size}, the encoder has {len(self.divisor)}")
-        lost = [side % patch for side, patch in zip(size, self.divisor, strict=True)]
-        if any(lost) or 0 in size:
-            nearest = tuple(max(math.ceil(s / p), 1) * p for s, p in zip(size, self.divisor, strict=True))
-            raise ConfigError(
-                f"image {size} is no multiple of the patch {self.divisor}: {tuple(lost)} pixels would be lost at the "
-                f"far edges; pad or resize to {nearest}"
-            )
-        return tuple(side // patch for side, patch in zip(size, self.divisor, strict=True))
+        return positions.cells(size, self.divisor, "patch")
 
     def forward(self, image: Float[Tensor, "B C *S"], keep: Int[Tensor, "B M"] | None = None) -> Tokens:
         """Return the tokens of the last block after the norm; with patches dropped in training N is what was kept."""
