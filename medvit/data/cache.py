@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from medvit.preprocess import FilmPreprocess, Placement, Prepared, VolumePreproc
 Preprocess = FilmPreprocess | VolumePreprocess
 
 SHARD_BYTES = 4 << 30
-_DECODERS = ("pydicom", "highdicom", "imagecodecs", "opencv-python-headless", "numpy", "nibabel")
+_DECODERS = ("pydicom", "highdicom", "imagecodecs", "numpy", "nibabel")
 _log = logging.getLogger(__name__)
 
 
@@ -201,7 +202,7 @@ def layout(preprocess: Preprocess) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"opencv": cv2.__version__}  # several packages bring it
     for name in _DECODERS:
         try:
             found[name] = metadata.version(name)

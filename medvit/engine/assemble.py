@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,9 @@ from medvit.config import build
 from medvit.model.network import Network
 from medvit.model.vit import ViT
 
+logger = logging.getLogger(__name__)
 ARCHITECTURE = "architecture.json"
+_SAME = 1e-3  # of display values: published constants are rounded to three digits
 
 
 def build_network(settings: dict[str, Any], outputs: int, architecture: dict[str, Any] | None = None) -> Network:
@@ -43,11 +46,14 @@ def describe(settings: dict[str, Any], network: Network) -> dict[str, Any]:
 
 
 def build_preprocess(settings: dict[str, Any], network: Network) -> Any:
-    """Return the preprocessing; `mean` and `std` left null become the checkpoint's own constants."""
+    """Return the preprocessing; `mean` and `std` left null become the checkpoint's own, others are told beside them."""
     node, backbone = settings["preprocess"], network.backbone
-    constants = {
-        key: float(getattr(backbone, key)[0])
-        for key in ("mean", "std")
-        if node.get(key) is None and hasattr(backbone, key)
-    }
-    return build({**node, **constants}, settings.get("trust", ()))
+    own = {key: float(getattr(backbone, key)[0]) for key in ("mean", "std") if hasattr(backbone, key)}
+    given = {key: node[key] for key in own if node.get(key) is not None}
+    if getattr(backbone, "provenance", None) and any(abs(value - own[key]) > _SAME for key, value in given.items()):
+        logger.warning(
+            "images are normalised by %s and not as the checkpoint's were, by %s; preprocess.mean=null "
+            "preprocess.std=null takes its own",
+            *(", ".join(f"{key} {value:.4g}" for key, value in each.items()) for each in (given, own)),
+        )
+    return build({**node, **own, **given}, settings.get("trust", ()))

@@ -407,3 +407,13 @@ def test_warnings_of_the_readers_are_told_by_kind_each_time_the_cache_is_opened(
         Cache.build(rows, root, PRE, folder, workers=1)
         (told,) = [record.message for record in caplog.records if "W-RANGE" in record.message]
         assert told.startswith("2 of 12 rows are read with a warning, such as: W-RANGE of 16 bits 12 are used")
+
+
+def test_another_opencv_is_another_cache_whatever_its_package_is_called(monkeypatch, tmp_path):
+    before = cache_home(tmp_path, PRE)
+    monkeypatch.setattr(cv2, "__version__", "0.0.1")
+    cache_module._versions.cache_clear()
+    assert cache_home(tmp_path, PRE) != before
+    monkeypatch.undo()
+    cache_module._versions.cache_clear()
+    assert cache_home(tmp_path, PRE) == before

@@ -27,6 +27,16 @@ def test_the_checkpoint_a_run_began_with_is_told_in_its_folder(fitted):
     assert told["report"].count("matched") == 1
 
 
+def test_images_normalised_otherwise_than_the_checkpoint_was_are_told(fitted, caplog):
+    """The preset of a data set may state constants; a checkpoint then got images it does not know, without a word."""
+    _, _, first = fitted("trainer.epochs=1", name="first")
+    again = ("trainer.epochs=1", f"model.weights={first}")
+    fitted(*again, name="same")
+    assert "normalised" not in caplog.text
+    fitted(*again, "preprocess.mean=0.3", name="other")
+    assert "normalised by mean 0.3, std 0.25 and not as the checkpoint's were, by mean 0.5, std 0.25" in caplog.text
+
+
 def test_a_run_is_not_resumed_on_another_checkpoint_of_the_same_name(fitted):
     """A probe keeps its head alone: it would go on above features that its head has never seen."""
     _, _, first = fitted("trainer.epochs=1", name="first")
