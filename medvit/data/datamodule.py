@@ -101,6 +101,19 @@ class DataModule(pl.LightningDataModule):
         sides = ["train", "val", *(["test"] if self.loading.allow_test else [])]
         parts = [frozen.rows(table, side, self.loading.fold).assign(_side=side) for side in sides]
         self.prepare_rows(pd.concat(parts, ignore_index=True), table.root)
+        self._tell_written_since((self.folder / manifest.MANIFEST).stat().st_mtime_ns)
+
+    def _tell_written_since(self, indexed_ns: int) -> None:
+        """Warn of files that were written after the manifest: another film may lie at the place of the indexed one."""
+        if self.cache is None or self._rank() != 0:
+            return
+        late = sum(any(stat[1] > indexed_ns for stat in record.stats) for record in self.cache.records)
+        if late:
+            said = (
+                "%d of %d images were written after they were indexed, and may be others than those that the labels "
+                "and patients belong to: run python -m medvit.index again (what did not change is not read twice)"
+            )
+            _log.warning(said, late, len(self.cache))
 
     def prepare_rows(self, rows: pd.DataFrame, root: Path) -> None:
         """Build the cache of `rows` (manifest columns and `_side`) and the units of every side."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 
 import cv2
@@ -269,6 +271,23 @@ def test_a_label_the_task_does_not_know_is_told_before_any_image_is_decoded(rows
     with pytest.raises(DataError, match=r"(?s)E-LABEL label x: .*task\.classes"):
         data.prepare_rows(rows[0], rows[1])
     assert not (tmp_path / "cache").exists()
+
+
+def test_films_written_after_they_were_indexed_are_told(rows, tmp_path, caplog):
+    """Another patient's film at an indexed place was trained with the labels of the one before, without a word."""
+    root = tmp_path / "films"
+    shutil.copytree(rows[1], root)
+    data = DataModule(tmp_path, PRE, Labels(), build_workers=1)
+    data.prepare_rows(rows[0], root)
+    indexed = max(path.stat().st_mtime_ns for path in root.iterdir())
+    data._tell_written_since(indexed)
+    assert caplog.text == ""
+    (root / "3.png").write_bytes((root / "9.png").read_bytes())
+    os.utime(root / "3.png", ns=(indexed + 10**9,) * 2)
+    data = DataModule(tmp_path, PRE, Labels(), build_workers=1)
+    data.prepare_rows(rows[0], root)
+    data._tell_written_since(indexed)
+    assert "1 of 30 images were written after they were indexed" in caplog.text
 
 
 def test_training_never_reads_the_test_split(module):
