@@ -18,7 +18,7 @@ def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
     """Generate, index and split the set of `data` and `labels` (conf/data), where it is not there yet.
 
     Raises:
-        DataError: the folder holds a set generated with other settings.
+        DataError: the folder holds a set generated with other settings or by another version.
     """
     from medvit.config import build
     from medvit.data.manifest import replace_file
@@ -41,3 +41,5 @@ def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
             f"data.folder holds a set generated with other settings: {changed}; remove the folder, or give "
             "data.folder, data.root, data.generate.folder and labels.csv another place"
         )
+    elif Path(data["generate"]["folder"]).is_dir():
+        build(data["generate"])  # writes nothing, but refuses a set that an earlier version of the generator made

@@ -43,7 +43,7 @@ def test_a_resumed_run_keeps_its_settings_and_refuses_others(tmp_path: Path) -> 
         _as_it_was(run, settings("trainer.epochs=50", "optim=auto"), ["resume=r1", "trainer.epochs=50", "optim=auto"])
 
 
-def test_a_generated_set_is_made_once_and_other_settings_of_it_are_told(tmp_path: Path) -> None:
+def test_a_generated_set_is_made_once_and_other_settings_or_versions_of_it_are_told(tmp_path: Path) -> None:
     """`data.generate.patients=1000` was ignored where a set of 500 stood already."""
     given = settings("data.generate.patients=24", f"data.folder={tmp_path}/d", f"data.root={tmp_path}/d/raw/dicom",
                      f"data.generate.folder={tmp_path}/d/raw", f"labels.csv={tmp_path}/d/raw/labels.csv")  # fmt: skip
@@ -53,6 +53,12 @@ def test_a_generated_set_is_made_once_and_other_settings_of_it_are_told(tmp_path
     before = (tmp_path / "d" / "splits.parquet").stat().st_mtime_ns
     generated.make(data, labels)
     assert (tmp_path / "d" / "splits.parquet").stat().st_mtime_ns == before
+    made = tmp_path / "d" / "raw" / "phantom.json"
+    now = made.read_text()
+    made.write_text(json.dumps({**json.loads(now), "version": 1}))
+    with pytest.raises(DataError, match=r"'version': 1.*asked for .*'version': 2.*choose another"):
+        generated.make(data, labels)
+    made.write_text(now)
     data["generate"]["patients"] = 25
     with pytest.raises(DataError, match=r"patients=25 \(there: 24\); remove the folder"):
         generated.make(data, labels)

@@ -1,6 +1,7 @@
 """A chest-film phantom: analytic path lengths, Beer-Lambert, detector noise, 12-bit DX objects, known truth.
 
-Linear attenuation coefficients are near 60 keV (NIST XCOM, rounded). Every film knows where its opacity is.
+Linear attenuation coefficients are near 60 keV (NIST XCOM, rounded). Every film knows where its opacity is. The air in
+the lungs differs from breath to breath, so how dense a lung is as a whole tells nothing of a finding.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def write_films(folder: Path, patients: int = 220, seed: int = 0, prevalence: fl
     """
     if patients < 1 or not 0 <= prevalence <= 1:
         raise ConfigError(f"phantom: patients={patients} (at least 1), prevalence={prevalence} (0 to 1)")
-    spec = {"phantom": "films", "version": 1, "patients": patients, "seed": seed, "prevalence": prevalence}
+    spec = {"phantom": "films", "version": 2, "patients": patients, "seed": seed, "prevalence": prevalence}
 
     def write(draft: Path) -> pd.DataFrame:
         rows = [row for number in range(patients) for row in _write_patient(draft, number, seed, prevalence)]
@@ -178,13 +179,14 @@ def expose(
     scale = patient.heart * (1.12 if view == "AP" else 1.0)
     heart = Ellipsoid((22, -22, -48), (58 * scale, 44 * scale, 60 * scale), 0.3).turned(turn).span(x, z)
     line = SOFT * body.span(x, z).length()
+    air = SOFT - LUNG * float(np.exp(rng.normal(0, 0.25)))  # what a millimetre of lung attenuates less than tissue
     for lung, dome in zip(lungs, domes, strict=True):
-        line -= (SOFT - LUNG) * length_without(lung.span(x, z), heart, dome.span(x, z))
+        line -= air * length_without(lung.span(x, z), heart, dome.span(x, z))
     _add_bones(line, x, z, patient, turn)
-    _add_vessels(line, x, z, rng)
+    _add_vessels(line, x, z, air, rng)
     box = None
     if opacity:
-        effect = _opacity(x, z, lungs, domes, heart, rng)
+        effect = air * _opacity(x, z, lungs, domes, heart, rng)
         line += effect
         rows, columns = np.nonzero(effect > 0.1 * effect.max())
         box = (int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max()))
@@ -224,8 +226,8 @@ def _add_bones(line: Grid, x: Grid, z: Grid, patient: Patient, turn: float) -> N
             line[here] += (BONE * density - SOFT * 0.5) * shown * profile
 
 
-def _add_vessels(line: Grid, x: Grid, z: Grid, rng: np.random.Generator) -> None:
-    """Add branching vessels from both hila: rods that get thinner outwards."""
+def _add_vessels(line: Grid, x: Grid, z: Grid, air: float, rng: np.random.Generator) -> None:
+    """Add branching vessels from both hila: rods that get thinner outwards; `air` (1/mm) is what tissue adds there."""
     for side in (-1, 1):
         for angle in rng.uniform(-1.4, 1.3, size=14):
             start = (side * float(rng.uniform(24, 44)), float(rng.uniform(-4, 24)))
@@ -233,43 +235,43 @@ def _add_vessels(line: Grid, x: Grid, z: Grid, rng: np.random.Generator) -> None
             for _ in range(3):
                 step = float(rng.uniform(12, 24))
                 end = (point[0] + side * step * np.cos(heading), point[1] + step * np.sin(heading))
-                add_rod(line, x, z, (point, end), radius, SOFT - LUNG)
+                add_rod(line, x, z, (point, end), radius, air)
                 point, radius, heading = end, radius * 0.72, heading + float(rng.normal(0, 0.35))
 
 
 def _opacity(
     x: Grid, z: Grid, lungs: list[Ellipsoid], domes: list[Ellipsoid], heart: Span, rng: np.random.Generator
 ) -> Grid:
-    """Return what a patchy consolidation adds: dense nodules in a hazy region of aerated lung, of varying size."""
+    """Return the mm of air that a patchy consolidation fills: dense nodules in a hazy region, of varying size."""
     while True:
         side = int(rng.integers(2))
         lung, dome = lungs[side].span(x, z), domes[side].span(x, z)
         offset = rng.uniform(-0.8, 0.8, size=3)
         radius, density = float(rng.uniform(32, 58)), float(rng.uniform(0.75, 1.0))
         centre = np.array(lungs[side].centre) + offset * lungs[side].axes
-        effect = 0.5 * density * _filled(centre, np.full(3, radius), x, z, (lung, heart, dome))
+        filled = 0.5 * density * _filled(centre, np.full(3, radius), x, z, (lung, heart, dome))
         for _ in range(18):
             spot = centre + rng.normal(0, 0.45 * radius, size=3)
             axes = rng.uniform(10, 18) * rng.uniform(0.7, 1.3, size=3)
-            effect += density * _filled(spot, axes, x, z, (lung, heart, dome))
-        if effect.max() > 0.8 and np.linalg.norm(offset) < 1:
-            return np.minimum(effect, 1.6)
+            filled += density * _filled(spot, axes, x, z, (lung, heart, dome))
+        if filled.max() > 53 and np.linalg.norm(offset) < 1:
+            return np.minimum(filled, 107.0)
 
 
 def _filled(
     centre: NDArray[np.float64], axes: NDArray[np.float64], x: Grid, z: Grid, around: tuple[Span, Span, Span]
 ) -> Grid:
-    """Return the extra line integral of one blob of soft tissue in aerated `lung`, outside `heart` and `dome`."""
+    """Return the mm of one blob of soft tissue that lie in aerated `lung`, outside `heart` and `dome`."""
     lung, heart, dome = around
-    effect = np.zeros_like(x)
+    length = np.zeros_like(x)
     columns = slice(*np.searchsorted(x[0], [centre[0] - axes[0], centre[0] + axes[0]]))
     rows = slice(*np.searchsorted(-z[:, 0], [-centre[2] - axes[2], -centre[2] + axes[2]]))
     blob = Ellipsoid((centre[0], centre[1], centre[2]), (axes[0], axes[1], axes[2])).span(
         x[rows, columns], z[rows, columns]
     )
     near = [Span(span.near[rows, columns], span.far[rows, columns]) for span in (lung, heart, dome)]
-    effect[rows, columns] = (SOFT - LUNG) * length_without(meet(near[0], blob), near[1], near[2])
-    return effect
+    length[rows, columns] = length_without(meet(near[0], blob), near[1], near[2])
+    return length
 
 
 def _add_marker(line: Grid, detector: Detector, rng: np.random.Generator) -> None:

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from medvit.config import conf_dir
 
 SMALL = [
-    *("model.image_size=[32,32]", "model.depth=2", "trainer.epochs=3", "trainer.batch_size=8"),
+    *("model.image_size=[32,32]", "model.patch_size=[8,8]", "model.depth=2", "trainer.epochs=3"),
+    "trainer.batch_size=8",
     *("trainer.progress_bar=false", "trainer.precision=32-true", "trainer.accelerator=cpu", "trainer.overlay_every=0"),
 ]
 

@@ -18,7 +18,8 @@ def trained(films: Path, folder: Path, devices: int, batch: int, *settings: str)
     from medvit.tracking import run as runs
 
     command = [
-        *(sys.executable, "-m", "medvit.train", f"data.folder={films}", "model.image_size=[32,32]", "model.depth=2"),
+        *(sys.executable, "-m", "medvit.train", f"data.folder={films}", "model.image_size=[32,32]"),
+        *("model.patch_size=[8,8]", "model.depth=2"),
         *("trainer.accelerator=cpu", f"trainer.devices={devices}", f"trainer.batch_size={batch}", "trainer.epochs=3"),
         *("trainer.precision=32-true", "trainer.progress_bar=false", "trainer.overlay_every=0"),
         *(WHOLE, *settings),

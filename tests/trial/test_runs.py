@@ -12,8 +12,9 @@ import pytest
 from medvit.errors import DataError, EvaluationError
 from medvit.evaluate import evaluate_again, problems, spec_from
 
-SMALL = ["data.generate.patients=40", "model.image_size=[48,48]", "model.depth=2", "trainer.epochs=1",
-         "trainer.batch_size=8", "trainer.progress_bar=false", "trainer.overlay_every=0"]  # fmt: skip
+SMALL = ["data.generate.patients=40", "model.image_size=[48,48]", "model.patch_size=[8,8]", "model.depth=2",
+         "trainer.epochs=1", "trainer.batch_size=8", "trainer.progress_bar=false",
+         "trainer.overlay_every=0"]  # fmt: skip
 QUICK = ["bootstrap.draws=100", "detail.figures=false", "detail.floor=2", "sections.robustness=false",
          "sections.explain=false", "operating_point.rule=sensitivity", "operating_point.value=0.8"]  # fmt: skip
 
