@@ -29,7 +29,7 @@ def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
     folder, note = Path(data["folder"]), Path(data["folder"]) / NOTE
     asked = {key: value for key, value in data["generate"].items() if key != "folder"}
     if not (folder / "splits.parquet").is_file():
-        build(data["generate"])
+        build(data["generate"], folder=Path(data["generate"]["folder"]))
         index(Path(data["root"]), folder, {key: labels[key] for key in ("csv", "on", "target", "keep")}, workers=0)
         split(folder)
         text = json.dumps(asked, indent=1, sort_keys=True)
