@@ -26,10 +26,11 @@ def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
     from medvit.index import index
     from medvit.split import split
 
-    folder, note = Path(data["folder"]), Path(data["folder"]) / NOTE
+    folder, raw = Path(data["folder"]), Path(data["generate"]["folder"])
+    note = folder / NOTE
     asked = {key: value for key, value in data["generate"].items() if key != "folder"}
     if not (folder / "splits.parquet").is_file():
-        build(data["generate"], folder=Path(data["generate"]["folder"]))
+        build(data["generate"], folder=raw)
         index(Path(data["root"]), folder, {key: labels[key] for key in ("csv", "on", "target", "keep")}, workers=0)
         split(folder)
         text = json.dumps(asked, indent=1, sort_keys=True)
@@ -41,5 +42,7 @@ def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
             f"data.folder holds a set generated with other settings: {changed}; remove the folder, or give "
             "data.folder, data.root, data.generate.folder and labels.csv another place"
         )
-    elif Path(data["generate"]["folder"]).is_dir():
-        build(data["generate"])  # writes nothing, but refuses a set that an earlier version of the generator made
+    elif raw.is_dir():
+        build(
+            data["generate"], folder=raw
+        )  # writes nothing, but refuses a set that an earlier version of the generator made
