@@ -151,7 +151,7 @@ def _films(good: pd.DataFrame) -> pd.DataFrame:
 
 def _identity(good: pd.DataFrame) -> pd.DataFrame:
     keys = [f"on.{key}" for key in JOINS]
-    return good[["uid", "patient", "study", "series", "kind", "files", "study_year", *keys, *REFUSAL]]
+    return good[["uid", "patient", "alike", "study", "series", "kind", "files", "study_year", *keys, *REFUSAL]]
 
 
 def _facts(text: str) -> Facts:

@@ -194,6 +194,7 @@ def account(found: Indexed) -> str:
     """Return the counts by kind, reason, vendor, transfer syntax, view and label, as lines of text."""
     images = found.images
     lines = [f"{len(images)} images of {images['patient'].nunique() if len(images) else 0} patients indexed"]
+    lines += _spelt_alike(images)
     lines += [f"labels: {note}" for note in found.notes]
     lines += [f"skipped: {number} x {why}" for why, number in sorted(found.counts.items())]
     for name in ("kind", "modality", "manufacturer", "transfer_syntax", "view", "photometric"):
@@ -207,6 +208,19 @@ def account(found: Indexed) -> str:
     if len(found.excluded):
         lines.append(f"refused: {_counted(found.excluded['code'])} (see {EXCLUSIONS})")
     return "\n".join(lines)
+
+
+def _spelt_alike(images: pd.DataFrame) -> list[str]:
+    """Tell of patients whose identifiers hardly differ: one patient under two spellings may stand on two sides."""
+    known = images[images["alike"].fillna("") != ""] if "alike" in images else images[:0]
+    spellings = known.groupby("alike")["patient"].nunique() if len(known) else pd.Series(dtype=int)
+    many = int(spellings[spellings > 1].sum())
+    told = (
+        f"WARN {many} patients have an identifier that differs from another's only by capitals, blanks, signs at its "
+        "ends or leading zeros: if they are the same people, a split may part them; give one spelling for each in a "
+        "column of the label table (labels.patient=COLUMN)"
+    )
+    return [told] * bool(many)
 
 
 def _counted(values: pd.Series) -> str:

@@ -65,10 +65,11 @@ class LabelSpec:
                 problems.append(f"labels.{name}={getattr(self, name)!r}: expected {', '.join(words)}")
         if not self.target:
             problems.append("labels.target is empty: name at least one column")
-        names = {self.patient, self.study} | ({self.key} if self.on in JOINS else set())
+        names = {self.patient, self.study, *JOINS, "PatientName"} | ({self.key} if self.on in JOINS else set())
         problems += [
-            f"labels.keep={name}: it identifies patients or studies and would stand in the manifest; leave it out"
-            for name in self.keep
+            f"labels.{setting}={name}: it identifies patients or studies and would stand in the manifest; leave it out"
+            for setting, columns in (("target", self.target), ("keep", self.keep))
+            for name in columns
             if name in names
         ]
         if self.listed_in and not self.separator:

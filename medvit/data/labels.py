@@ -9,7 +9,7 @@ import pandas as pd
 
 from medvit.data.label_table import PATH, LabelSpec, Table, read_table
 from medvit.data.manifest import KEPT, LABEL
-from medvit.dicom.scan import JOINS, Mask
+from medvit.dicom.scan import JOINS, Mask, likeness
 from medvit.errors import DataError
 
 __all__ = ["LabelSpec", "Table", "join", "read_table"]
@@ -183,7 +183,9 @@ def _override_identity(result: pd.DataFrame, joined: pd.DataFrame, spec: LabelSp
     """Take patients and studies from the table; a study is one of its patient: "visit 1" of two people are two."""
     if spec.patient:
         known = joined[spec.patient].notna()
-        result.loc[known, "patient"] = [mask("patient", "", str(value)) for value in joined.loc[known, spec.patient]]
+        words = [str(value) for value in joined.loc[known, spec.patient]]
+        result.loc[known, "patient"] = [mask("patient", "", word) for word in words]
+        result.loc[known, "alike"] = [mask("alike", "", likeness(word)) for word in words]
     if spec.study:
         known = joined[spec.study].notna()
         pairs = zip(result.loc[known, "patient"], joined.loc[known, spec.study], strict=True)

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -31,7 +32,7 @@ from medvit.types import Facts
 
 JOINS = ("AccessionNumber", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "StudyID")
 VOLUMES = frozenset({"MR", "CT", "PT", "NM"})
-_FORMAT = 3
+_FORMAT = 4
 _WAVE = 4  # chunks in flight per worker
 _NO_IMAGE = frozenset({"SEG", "RTDOSE"})
 _DICOM_NAMES = frozenset({".dcm", ".dicom", ".ima", ".dc3"})
@@ -58,9 +59,9 @@ def scan(
     """Read the headers of all objects below `root`; return one row per object and the counts of what was skipped.
 
     `parts` keeps one Parquet file per chunk; a chunk whose files have not changed (name, size, time) is not read again.
-    Columns: name, kind ("film", "volume", ""), uid, patient, study, series, study_year, `on.<identifier>` (keyed
-    hashes to join a label table on), the fields of `Facts` with `facts` as JSON, and the parts of a refusal (`code`
-    is "" for an object that was read).
+    Columns: name, kind ("film", "volume", ""), uid, patient, alike (see `likeness`), study, series, study_year,
+    `on.<identifier>` (keyed hashes to join a label table on), the fields of `Facts` with `facts` as JSON, and the parts
+    of a refusal (`code` is "" for an object that was read).
     """
     import joblib
 
@@ -99,7 +100,7 @@ def read_chunk(root: Path, items: Sequence[Found], mask: Mask, accept: Accept) -
 
 
 def _row(root: Path, item: Found, mask: Mask, accept: Accept) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(("uid", "patient", "study", "series", "kind", *_REFUSAL), "")
+    row: dict[str, Any] = dict.fromkeys(("uid", "patient", "alike", "study", "series", "kind", *_REFUSAL), "")
     row |= {"name": os.fsencode(item.name), "study_year": None, "facts": "{}", **{f"on.{key}": "" for key in JOINS}}
     row["uid"] = mask("file", item.name)
     path = root / item.name
@@ -141,10 +142,17 @@ def _identity(dataset: pydicom.Dataset, mask: Mask) -> dict[str, str]:
     issuer = tags.word(dataset, "IssuerOfPatientID")
     found = {f"on.{key}": mask(f"on.{key}", value) if value else "" for key, value in word.items()}
     found["patient"] = mask("patient", issuer, word["PatientID"]) if word["PatientID"] else ""
+    found["alike"] = mask("alike", issuer, likeness(word["PatientID"])) if word["PatientID"] else ""
     for name, key in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID"), ("uid", "SOPInstanceUID")):
         if word[key]:
             found[name] = mask("instance" if name == "uid" else name, word[key])
     return found
+
+
+def likeness(identifier: str) -> str:
+    """Return what two spellings of one identifier share: no capitals, blanks, signs at the ends or leading zeros."""
+    bare = re.sub(r"\s+|^\W+|\W+$", "", identifier.casefold())
+    return bare.lstrip("0") or bare or identifier
 
 
 def _no_dicom(refusal: DicomRefusal, item: Found) -> DicomRefusal:

@@ -110,6 +110,35 @@ def test_films_of_one_patient_share_one_pseudonym(films, tmp_path):
     assert made.table["patient"].nunique() == folders.nunique()
 
 
+@pytest.mark.parametrize("spelt", ["{0}-", " {1}", "00{0}", "{1}."])
+def test_a_patient_under_two_spellings_is_told_as_two_that_may_be_one(copy, tmp_path, caplog, spelt):
+    caplog.set_level("INFO")
+    first = min(copy.rglob("IM*"))
+    for path in copy.rglob("IM*"):
+        change(path, PatientID="P" + path.parent.parent.name)
+    index(copy / "dicom", tmp_path / "a")
+    assert "hardly" not in caplog.text
+    assert "WARN" not in caplog.text
+    name = "P" + first.parent.parent.name
+    other = pydicom.dcmread(first)
+    other.PatientID = spelt.format(name, name.lower())
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = f"{other.SOPInstanceUID}.1"
+    other.save_as(first.with_name("IM9999"))
+    made = index(copy / "dicom", tmp_path / "b")
+    assert "WARN 2 patients have an identifier that differs from another's only by capitals" in caplog.text
+    assert other.PatientID not in caplog.text
+    assert "alike" not in made.table
+
+
+def test_patients_of_a_label_table_under_two_spellings_are_told(films, tmp_path, caplog):
+    caplog.set_level("INFO")
+    table = pd.read_csv(films / "labels.csv", dtype=str)
+    table["who"] = [f"p{n // 2}" if n % 2 else f"P{n // 2}" for n in range(len(table))]
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    index(films / "dicom", tmp_path / "out", {"csv": tmp_path / "labels.csv", "target": ["finding"], "patient": "who"})
+    assert f"WARN {len(table) // 2 * 2} patients have an identifier" in caplog.text
+
+
 def test_the_same_patient_id_of_two_issuers_is_two_patients(copy, tmp_path):
     one = next(iter(sorted(copy.rglob("IM*"))))
     before = index(copy / "dicom", tmp_path / "a").table["patient"].nunique()

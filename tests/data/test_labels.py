@@ -222,7 +222,9 @@ def test_rows_without_a_key_are_counted(tmp_path):
     assert "1 rows are left out, AccessionNumber is empty" in notes
 
 
-@pytest.mark.parametrize("spec", [{"keep": ("AccessionNumber",)}, {"patient": "pid", "keep": ("pid",)}])
+@pytest.mark.parametrize(
+    "spec", [{"keep": ("AccessionNumber",)}, {"patient": "pid", "keep": ("pid",)}, {"target": ("PatientName",)}]
+)
 def test_a_column_of_identifiers_is_not_carried_into_the_manifest(tmp_path, spec):
     with pytest.raises(ConfigError, match="identifies patients or studies"):
         LabelSpec(tmp_path / "labels.csv", **{"target": ("y",), **spec})
