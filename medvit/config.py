@@ -14,6 +14,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[],
                     problems = preflight(conf_dir(), name, _with_user_folder(plain), check)
                     if problems:
                         _stop(ConfigError(_listed(problems)))
+                if {"--help", "-h"} & set(arguments):
+                    sys.stdout.write(_usage(name))
                 _hydra_main(name, run, arguments)
             except KeyboardInterrupt:
                 sys.stderr.write("\ninterrupted; the same command can be given again\n")
@@ -116,6 +119,16 @@ def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[],
         return command
 
     return decorate
+
+
+def _usage(name: str) -> str:
+    """Return the first lines of conf/<name>.yaml, which show how the command is called, and where settings are told."""
+    lines = (conf_dir() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    calls = "\n".join(line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    where = (
+        f"What each setting below means stands beside it in {conf_dir()}, in {name}.yaml and the folder of its group."
+    )
+    return f"{calls}\n\n{where} Those with ??? must be given.\n"
 
 
 def _hydra_main(name: str, run: Run, arguments: list[str]) -> None:

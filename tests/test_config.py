@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medvit.config import build, conf_dir, entry
+from medvit.config import _usage, build, conf_dir, entry
 from medvit.config_check import preflight, readable, target_problems
 from medvit.errors import ConfigError
 
@@ -84,6 +84,12 @@ def test_every_part_of_conf_takes_all_its_settings(part: str) -> None:
     content = yaml.safe_load((conf_dir() / part).read_text(encoding="utf-8"))
     assert isinstance(content, dict) or part.endswith("none.yaml"), f"{part} is empty"
     assert target_problems(content) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_begins_with_how_the_command_is_called_and_where_settings_are_told(command: str) -> None:
+    assert _usage(command).startswith(f"python -m medvit.{command} ")
+    assert str(conf_dir()) in _usage(command)
 
 
 def test_help_and_mistakes_answer_without_heavy_imports() -> None:
