@@ -268,6 +268,8 @@ def _bad_key(override: Any, defaults: dict[str, Any]) -> list[str]:
     key = override.key_or_group
     if key.startswith("hydra.") or override.is_add() or override.is_force_add():
         return []
+    if defaults.get(key.rpartition(".")[0]) == {}:
+        return [f"{key} is not set by default; give it with a plus: +{key}=..."]
     if key not in defaults:
         return [f"'{key}' is not a setting{nearest(key, sorted(defaults))}"]
     if override.is_delete() or override.is_sweep_override():

@@ -49,6 +49,14 @@ def test_a_word_where_a_list_belongs_and_what_was_not_given_are_told_as_what_to_
     ]
 
 
+def test_a_key_of_an_empty_mapping_is_told_with_its_plus() -> None:
+    given = ["data.root=a", "data.folder=b"]
+    assert problems("index", *given, "data.series.min_slices=2") == [
+        "data.series.min_slices is not set by default; give it with a plus: +data.series.min_slices=..."
+    ]
+    assert problems("index", *given, "+data.series.min_slices=2") == []
+
+
 def test_an_unknown_argument_of_a_part_is_named_without_importing_it() -> None:
     node = {"_target_": "medvit.preprocess.film.FilmPreprocess", "sise": [64, 64]}
     assert target_problems({"preprocess": node}) == [

@@ -193,7 +193,7 @@ def write_exclusions(excluded: pd.DataFrame, folder: Path) -> None:
 def account(found: Indexed) -> str:
     """Return the counts by kind, reason, vendor, transfer syntax, view and label, as lines of text."""
     images = found.images
-    lines = [f"{len(images)} images of {images['patient'].nunique() if len(images) else 0} patients indexed"]
+    lines = [f"{len(images)} images of {images['patient'].nunique() if len(images) else 0} patients can be used"]
     lines += _spelt_alike(images)
     lines += [f"labels: {note}" for note in found.notes]
     lines += [f"skipped: {number} x {why}" for why, number in sorted(found.counts.items())]
