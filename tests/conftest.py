@@ -10,6 +10,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 
@@ -19,3 +20,9 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("MEDVIT_REAL_DATA is not set: the real images are not at hand")
     return Path(folder).resolve()
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test give a stand-in, or a wrong type on purpose; annotations are checked otherwise (`tests/typed.py`)."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

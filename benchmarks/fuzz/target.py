@@ -15,18 +15,18 @@ import series_cases
 import series_phantom
 
 from medvit.dicom.limits import Limits
-from medvit.dicom.policy import FilmPolicy
+from medvit.dicom.policy import Accept, FilmPolicy
 from medvit.dicom.read import read_film
 from medvit.dicom.series import SeriesPolicy, read_series
 from medvit.errors import DicomRefusal
 
 LARGEST_SEED = 200_000  # bytes; larger seeds slow the run and add nothing
-_LIMITS = {"min_side": 1, "limits": Limits(max_pixels=1 << 24, max_bytes=1 << 26)}
+_ACCEPT = Accept(min_side=1, limits=Limits(max_pixels=1 << 24, max_bytes=1 << 26))
 _FILM = (
-    FilmPolicy(accept=_LIMITS),  # type: ignore[arg-type]
-    FilmPolicy(force=True, allow_rgb="luminance", accept=_LIMITS),  # type: ignore[arg-type]
-    FilmPolicy(voi="percentile", allow_rgb="luminance", accept=_LIMITS),
-    FilmPolicy(reduce_to=(16, 12), voi="none", allow_rgb="luminance", accept=_LIMITS),
+    FilmPolicy(accept=_ACCEPT),
+    FilmPolicy(force=True, allow_rgb="luminance", accept=_ACCEPT),
+    FilmPolicy(voi="percentile", allow_rgb="luminance", accept=_ACCEPT),
+    FilmPolicy(reduce_to=(16, 12), voi="none", allow_rgb="luminance", accept=_ACCEPT),
 )
 _SERIES = SeriesPolicy(min_slices=1, gap="resample", tilt="resample", colour="luminance", max_voxels=1 << 24)
 _STACK = series_phantom.stack()

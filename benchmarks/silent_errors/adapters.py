@@ -45,7 +45,7 @@ class Medvit:
         from medvit.dicom.policy import FilmPolicy
         from medvit.dicom.read import read_film
 
-        film = read_film(path, FilmPolicy(**policy))
+        film = read_film(path, FilmPolicy.of(policy))
         return Picture(film.display(), film.facts.spacing_mm, bool(film.warnings))
 
     def series(self, folder: Path) -> list[Block]:

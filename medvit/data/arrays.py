@@ -11,6 +11,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Any
 
@@ -105,7 +106,7 @@ def _unpack_folder(source: Path, files: list[Path], out: Path, spacing: Spacing,
     return len(files)
 
 
-def read_each(file: IO[bytes], told: str) -> Iterator[NDArray[Any]]:
+def read_each(file: IO[bytes] | BufferedIOBase, told: str) -> Iterator[NDArray[Any]]:
     """Yield the items along the first axis of a .npy stream, one in memory at a time.
 
     Raises:
@@ -116,7 +117,7 @@ def read_each(file: IO[bytes], told: str) -> Iterator[NDArray[Any]]:
         yield _take(file, tuple(rest), dtype, f"{told} {number + 1} of {count}")
 
 
-def _header(file: IO[bytes], told: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _header(file: IO[bytes] | BufferedIOBase, told: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     try:
         shape, fortran, dtype = _HEADERS[npy.read_magic(file)](file)
     except (ValueError, KeyError) as error:
@@ -128,7 +129,7 @@ def _header(file: IO[bytes], told: str) -> tuple[tuple[int, ...], np.dtype[Any]]
     return tuple(shape), dtype
 
 
-def _take(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], told: str) -> NDArray[Any]:
+def _take(file: IO[bytes] | BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype[Any], told: str) -> NDArray[Any]:
     wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
     data = file.read(wanted)
     if len(data) != wanted:

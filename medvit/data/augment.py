@@ -7,7 +7,7 @@ Nothing here flips: a left-right flip makes a situs inversus and mirrors side ma
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -59,9 +59,9 @@ class Fused:
     """
 
     geometry: Mapping[str, float] = field(default_factory=dict)
-    blur: tuple[float, float] = (0.3, 1.0)
+    blur: Sequence[float] = (0.3, 1.0)
     bias: float = 0.1
-    gamma: tuple[float, float] = (0.8, 1.25)
+    gamma: Sequence[float] = (0.8, 1.25)
     tone: float = 0.1
     noise: float = 0.03
     chance: Mapping[str, float] = field(default_factory=dict)

@@ -38,7 +38,7 @@ class Writer:
         self.by_key: dict[str, Record] = {}
         self.unread: dict[str, Record] = {}  # rows that could not be read now, not written down
 
-    def __enter__(self) -> Writer:  # noqa: PYI034 - beartype knows Self only on decorated classes
+    def __enter__(self) -> Writer:
         path = self.home / "journal"
         (self.home / "header.json").write_text(json.dumps(layout(self.preprocess), indent=1))
         records, length = journal.read(path)

@@ -55,7 +55,7 @@ class Options:
                 problems.append(f"{name}.{key} is not known{f' (nearest: {near[0]})' if near else ''}")
         if problems:
             raise ConfigError("; ".join(sorted(problems)))
-        built = {"accept": Accept(**values.get("accept") or {}), "series": SeriesPolicy(**values.get("series") or {})}
+        built = {"accept": Accept.of(values.get("accept") or {}), "series": SeriesPolicy(**values.get("series") or {})}
         built["leave_out"] = tuple(values.get("leave_out") or ())
         return cls(**{**values, **built}, workers=workers or os.cpu_count() or 1)
 
@@ -143,6 +143,7 @@ def label_spec(values: dict[str, Any] | None) -> LabelSpec | None:
     if unknown:
         raise ConfigError(f"labels: unknown {', '.join(unknown)}; known are {', '.join(known)}")
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    given["lists"] = {side: Path(path) for side, path in (values.get("lists") or {}).items()}
     source = values["csv"]
     if isinstance(source, dict):
         given["csv"] = {side: Path(path) for side, path in source.items()}

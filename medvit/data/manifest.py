@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from medvit.errors import DataError
@@ -53,7 +54,7 @@ class Manifest:
         """Return the facts of one row (by position) as they were read from the header."""
         values = self.table.iloc[row]
         spacing = tuple(values[name] for name in SPACING)
-        known = {name: values[name] for name in FACTS if name not in (*SPACING, "age_years")}
+        known = {name: _plain(values[name]) for name in FACTS if name not in (*SPACING, "age_years")}
         age = None if pd.isna(values["age_years"]) else float(values["age_years"])
         pair = None if any(pd.isna(value) for value in spacing) else (float(spacing[0]), float(spacing[1]))
         return Facts(**{**known, "age_years": age, "spacing_mm": pair})
@@ -139,6 +140,11 @@ def label_text(table: pd.DataFrame) -> pd.Series:
     for name in names:
         joined = joined + "|" + table[name].astype("string").fillna("missing")
     return joined
+
+
+def _plain(value: Any) -> Any:
+    """Return what pandas and numpy hold as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _canonical(value: Any) -> bytes:

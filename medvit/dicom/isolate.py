@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from medvit.errors import DataError, DicomRefusal, MedvitError
 
@@ -67,7 +67,7 @@ class Isolated:
             self._child.wait()
         self._child = self._pipe = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Isolated:
         return self
 
     def __exit__(
@@ -119,7 +119,7 @@ class IsolatedPool:
         finally:
             self._idle.put(child)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> IsolatedPool:
         return self
 
     def __exit__(

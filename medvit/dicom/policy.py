@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,9 +34,11 @@ class Accept:
         _one_of("accept.missing", self.missing, ("accept", "refuse"))
         _one_of("accept.burned_in", self.burned_in, ("quarantine", "accept"))
         _one_of("accept.aspect", self.aspect, ("square", "refuse", "keep"))
-        for name in ("modalities", "views", "body_parts"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "limits", _built(Limits, self.limits))
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Accept:
+        """Build from plain values, as YAML and JSON hold them; raises ConfigError, and TypeError for unknown names."""
+        return cls(**{**_tuples(plain), "limits": Limits(**(plain.get("limits") or {}))})
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,20 @@ class FilmPolicy:
         _one_of("voi", self.voi, ("auto", "window", "lut", "percentile", "none"))
         _one_of("allow_rgb", self.allow_rgb, ("refuse", "luminance"))
         _one_of("orientation", self.orientation, ("flip", "refuse", "ignore"))
-        object.__setattr__(self, "percentiles", tuple(self.percentiles))
-        object.__setattr__(self, "reduce_to", tuple(self.reduce_to) if self.reduce_to else None)
-        object.__setattr__(self, "accept", _built(Accept, self.accept))
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ConfigError(f"percentiles {low}, {high}: expected 0 <= low < high <= 100")
         if self.window_index < 0:
             raise ConfigError(f"window_index {self.window_index}: expected 0 or more")
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> FilmPolicy:
+        """Build from plain values, as YAML and JSON hold them; raises ConfigError, and TypeError for unknown names."""
+        return cls(**{**_tuples(plain), "accept": Accept.of(plain.get("accept") or {})})
 
-def _built(kind: type, value: Any) -> Any:
-    """Turn a plain mapping (from YAML or JSON) into the dataclass it describes."""
-    return kind(**value) if isinstance(value, dict) else value
+
+def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

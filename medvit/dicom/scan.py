@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import pydicom
@@ -39,6 +39,7 @@ _DICOM_NAMES = frozenset({".dcm", ".dicom", ".ima", ".dc3"})
 _REFUSAL = ("code", "tag", "found", "allowed", "fix")
 
 
+@runtime_checkable
 class Mask(Protocol):
     """Turns identifiers into pseudonyms; must be picklable, as it travels to the workers."""
 

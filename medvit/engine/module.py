@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class Plan:
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
     final_lr: float = 1e-6
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Sequence[float] = (0.9, 0.999)
     clip: float = 1.0
     ema: float = 0.999
 
@@ -165,7 +166,7 @@ class FineTuner(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def gather(parts: list[tuple[tuple[str, ...], Tensor, Tensor, Tensor]]) -> Predictions:
+def gather(parts: Sequence[tuple[Sequence[str], Tensor, Tensor, Tensor]]) -> Predictions:
     """Join batches of all devices, drop the copies a distributed sampler pads with, and order by uid.
 
     So a score depends neither on batch size nor on the number of devices.

@@ -134,5 +134,5 @@ def _flips(bundle: Path, logits: NDArray[np.float64], said: list[dict[str, str]]
         for name in ours.keys() & theirs.keys():
             rule, column = opened.thresholds[name], names.index(name)
             score = (raw if rule.get("score") == "probability" else scaled)[row, column]
-            count += ours[name] != theirs[name] and abs(score - float(rule["threshold"])) > LIMIT
+            count += int(ours[name] != theirs[name] and abs(score - float(rule["threshold"])) > LIMIT)
     return count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -39,7 +39,7 @@ class FilmPreprocess(Definition):
     """
 
     kind: ClassVar[str] = "film"
-    size: tuple[int, int] = (224, 224)
+    size: Sequence[int] = (224, 224)
     voi: Mapping[str, Any] = field(default_factory=dict)
     border: str = "none"
     fit: str = "pad"
@@ -72,11 +72,11 @@ class FilmPreprocess(Definition):
         """How films are read; raises ConfigError for settings that are wrong."""
         asked = self.voi.get("reduce_to")
         if not isinstance(asked, str):
-            return FilmPolicy(**self.voi)
+            return FilmPolicy.of(self.voi)
         if asked not in _REDUCED:
             raise ConfigError(f"reduce_to={asked!r} is not known: expected size, double or (rows, columns)")
         rows, columns = (side * _REDUCED[asked] for side in self.size)
-        return FilmPolicy(**{**self.voi, "reduce_to": (rows, columns)})
+        return FilmPolicy.of({**self.voi, "reduce_to": (rows, columns)})
 
     def read(self, source: Source) -> Film:
         """Decode one file (DICOM by the VOI policy, or a picture) to a Film."""
@@ -116,7 +116,7 @@ class FilmPreprocess(Definition):
         start = np.round(np.array(box[:2]) * stored / shape).astype(int)
         extent = np.maximum(1, np.round(np.array(box[2:]) * stored / shape)).astype(int)
         whole, first, span, part, at = (tuple(each.tolist()) for each in (stored, start, extent, inner, offset))
-        return Placement(whole, first, span, part, at, self.size, flip=_turned(film))
+        return Placement(whole, first, span, part, at, tuple(self.size), flip=_turned(film))
 
     def _quantise(self, film: Film, box: Box, size: tuple[int, int]) -> NDArray[Any]:
         """Resize the stored integers without rounding, then scale and round once.

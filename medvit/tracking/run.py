@@ -171,7 +171,7 @@ class Run:
         """End the run as FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.id, status)
 
-    def __enter__(self) -> Run:  # noqa: PYI034 - beartype knows Self only on decorated classes
+    def __enter__(self) -> Run:
         return self
 
     def __exit__(

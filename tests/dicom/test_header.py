@@ -194,5 +194,5 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
 )
 def test_every_limit_of_the_policy_is_kept(limits: Limits, code: str) -> None:
     with pytest.raises(DicomRefusal) as caught:
-        read_film(kit.nested(60), FilmPolicy(accept={"limits": vars(limits)}))
+        read_film(kit.nested(60), FilmPolicy.of({"accept": {"limits": vars(limits)}}))
     assert caught.value.code == code

@@ -64,6 +64,7 @@ def test_threads_share_children_and_each_gets_its_own_answer() -> None:
         np.testing.assert_array_equal(film.samples, read_film(source).samples)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_where_no_child_can_start_the_setting_that_needs_one_is_named() -> None:
     with Isolated(NoFunction()) as read, pytest.raises(DataError, match="isolate=false"):  # type: ignore[arg-type]
         read(b"")

@@ -1,4 +1,5 @@
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -142,11 +143,11 @@ def test_labels_stand_beside_boxes_inside_the_image(films):
 
 def test_impossible_numbers_are_refused():
     with pytest.raises(ConfigError, match="patients=0"):
-        phantom.write_films("unused", patients=0)
+        phantom.write_films(Path("unused"), patients=0)
     with pytest.raises(ConfigError, match="prevalence=2"):
-        phantom_mr.write_volumes("unused", prevalence=2)
+        phantom_mr.write_volumes(Path("unused"), prevalence=2)
     with pytest.raises(ConfigError, match=r"PD.*expected one or more of T1, T2, FLAIR"):
-        phantom_mr.write_volumes("unused", contrasts=["T1", "PD"])
+        phantom_mr.write_volumes(Path("unused"), contrasts=["T1", "PD"])
 
 
 def test_chosen_contrasts_alone_are_written_and_no_other_heads(tmp_path, heads):

@@ -278,11 +278,11 @@ def test_a_window_beyond_every_pixel_is_refused() -> None:
 
 def test_a_policy_is_plain_json_and_names_what_it_does_not_know() -> None:
     policy = FilmPolicy(voi="percentile", accept=Accept(modalities=("DX",)))
-    assert FilmPolicy(**json.loads(json.dumps(asdict(policy)))) == policy
+    assert FilmPolicy.of(json.loads(json.dumps(asdict(policy)))) == policy
     with pytest.raises(ConfigError, match=r"did you mean .percentile"):
         FilmPolicy(voi="percentil")
     with pytest.raises(ConfigError, match=r"accept\.missing"):
-        FilmPolicy(accept={"missing": "ignore"})
+        FilmPolicy.of({"accept": {"missing": "ignore"}})
 
 
 @pytest.mark.real

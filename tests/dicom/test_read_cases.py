@@ -23,14 +23,14 @@ def test_the_table_holds_every_case_from_b001_to_b064() -> None:
 @pytest.mark.parametrize("case", [c for c in CASES if c.action in (REFUSE, SKIP, QUARANTINE)], ids=lambda c: c.id)
 def test_what_must_not_be_read_is_refused_with_its_code(case: Case) -> None:
     with pytest.raises(DicomRefusal) as caught:
-        read_film(case.build(), FilmPolicy(**case.policy))
+        read_film(case.build(), FilmPolicy.of(case.policy))
     assert caught.value.code == case.code
     assert not [secret for secret in _SECRETS if secret in str(caught.value)]
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.truth], ids=lambda c: c.id)
 def test_what_can_be_read_shows_the_right_picture(case: Case) -> None:
-    film = read_film(case.build(), FilmPolicy(**case.policy))
+    film = read_film(case.build(), FilmPolicy.of(case.policy))
     truth = case.truth()
     assert film.samples.shape == truth.shape
     assert np.abs(film.display() - truth).max() <= case.within

@@ -6,6 +6,7 @@ from medvit.engine.callbacks import KeepBest
 from medvit.errors import RunError
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_validation_side_that_cannot_be_scored_stops_the_first_epoch(tmp_path):
     module = SimpleNamespace(task=SimpleNamespace(monitor="val/auroc", mode="max"))
     trainer = SimpleNamespace(sanity_checking=True, callback_metrics={"val/loss": 0.7}, current_epoch=0)

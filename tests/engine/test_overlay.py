@@ -15,6 +15,7 @@ from medvit.model.pool import MeanPool
 from medvit.model.vit import ViT
 from medvit.preprocess.placement import Placement
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 1, 16, 16), dtype=np.uint8)
 
 

@@ -74,6 +74,7 @@ def test_mean_pooling_looks_everywhere_alike():
     assert torch.allclose(maps, torch.full_like(maps, 1 / 64))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_occlusion_of_a_linear_network_is_the_weight_of_each_patch():
     class Sum(torch.nn.Module):
         def __init__(self):

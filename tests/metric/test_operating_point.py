@@ -103,6 +103,7 @@ def test_rounding_on_another_machine_turns_no_image_over():
     assert choose([0, 1], close, RuleSpec()).threshold == close[1]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_rule_names_everything_wrong_with_it():
     with pytest.raises(EvaluationError, match=r"rule 'f1'; expected one of sensitivity.*level 2"):
         RuleSpec("f1", level=2)

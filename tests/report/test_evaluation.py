@@ -348,7 +348,10 @@ def test_findings_that_tell_nothing_or_everything_get_words_in_place_of_interval
     tables = [make_table(split, names=("constant", "perfect")) for split in ("val", "test")]
     for table in tables:
         table["logit.constant"], table["logit.perfect"] = 0.3, 8 * table["target.perfect"] - 4
-        table["prob.constant"], table["prob.perfect"] = sigmoid(0.3), sigmoid(table["logit.perfect"])
+        table["prob.constant"], table["prob.perfect"] = (
+            sigmoid(table["logit.constant"]),
+            sigmoid(table["logit.perfect"]),
+        )
     points = (RuleSpec("sensitivity", 0.999, lower_confidence=True),)
     report = evaluate_predictions(*tables, make_spec(("constant", "perfect"), points=points), tmp_path)
     areas, rows = report.tables["findings"].rows, report.tables["operating_points"].rows

@@ -122,6 +122,7 @@ def test_settings_survive_json_and_unknown_ones_name_the_nearest(make_spec):
         from_json({**spec.to_json(), "bootstrap": {"draw": 3}})
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_settings_that_contradict_each_other_are_named_together():
     with pytest.raises(EvaluationError) as caught:
         EvaluationSpec("multiclass", ("a", "a"), aggregate=Aggregation("film", "max"), calibration="platt")
