@@ -1,4 +1,4 @@
-"""What checks every annotation of medvit while tests run, shapes too (`--jaxtyping-packages` in pyproject.toml)."""
+"""What checks the annotations of medvit while tests run, shapes too (`--jaxtyping-packages` in pyproject.toml)."""
 
 from __future__ import annotations
 
