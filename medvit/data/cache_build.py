@@ -49,6 +49,10 @@ def bring_up_to_date(
     """Return one record per row, decoding what is new or changed; raises CacheError."""
     if rows["uid"].duplicated().any():
         raise CacheError(f"{int(rows['uid'].duplicated().sum())} rows share a uid; expected one row per uid")
+    if not Path(root).is_dir():
+        raise CacheError(
+            "E-IO the folder the images were indexed from is not there; put it back, or index again where it is now"
+        )
     home = cache_home(folder, preprocess)
     with locked(home), Writer(home, preprocess) as writer:
         jobs = [job for job in _jobs(rows, Path(root), writer.by_uid) if job is not None]

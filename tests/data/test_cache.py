@@ -92,6 +92,13 @@ def test_gather_returns_the_rows_asked_for_in_order(films, order):
     assert np.array_equal(buffer, expected[order])
 
 
+def test_images_that_moved_are_told_once_and_not_row_by_row(films):
+    build(films)
+    films[1].rename(films[1].with_name("moved"))
+    with pytest.raises(CacheError, match="E-IO the folder the images were indexed from is not there"):
+        build(films)
+
+
 def test_a_row_outside_the_cache_or_a_wrong_buffer_is_an_error(films):
     built = build(films)
     for index in (-1, 12):
