@@ -43,6 +43,5 @@ def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
             "data.folder, data.root, data.generate.folder and labels.csv another place"
         )
     elif raw.is_dir():
-        build(
-            data["generate"], folder=raw
-        )  # writes nothing, but refuses a set that an earlier version of the generator made
+        # writes nothing here, but refuses a set that an earlier version of the generator made
+        build(data["generate"], folder=raw)
