@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from medvit.dicom import codestream, tags
 from medvit.dicom.bits import Ends, checked_bits
 from medvit.dicom.elements import UNDEFINED
-from medvit.dicom.limits import LIMITS, Limits, check_decoded, check_matrix
+from medvit.dicom.limits import LIMITS, Limits, check_decoded, check_matrix, within
 from medvit.dicom.matrix import Matrix, matrix_of
 from medvit.dicom.reduced import decode_reduced
 from medvit.errors import DicomRefusal
@@ -52,8 +52,10 @@ def _jpeg(data: Any, m: Matrix, _reduce: int) -> Array:
     return imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace=space)
 
 
-def _jpegls(data: Any, _m: Matrix, _reduce: int) -> Array:
-    return imagecodecs.jpegls_decode(data)
+def _jpegls(data: Any, m: Matrix, _reduce: int) -> Array:
+    """Decode beside a clock: CharLS 2.4 never comes back from some damaged frames (team-charls/charls, request 334)."""
+    seconds = 2 + 1e-7 * m.rows * m.columns * m.samples  # 6 times what a sound frame takes
+    return cast(Array, within(seconds, imagecodecs.jpegls_decode, data))
 
 
 def _jpegxl(data: Any, m: Matrix, _reduce: int) -> Array:

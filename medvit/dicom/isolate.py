@@ -56,6 +56,8 @@ class Isolated:
             self.close()
             raise DicomRefusal("E-CRASH", "the decoder crashed on this object", fix="do not trust its source") from None
         if isinstance(answer, MedvitError):
+            if isinstance(answer, DicomRefusal) and answer.code == "E-TIME":
+                self.close()  # a decoder may still be at it
             raise answer
         return answer
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from medvit.errors import DicomRefusal
 
@@ -95,3 +98,34 @@ class Deadline:
         """Raise `E-TIME` once the time is over."""
         if time.monotonic() > self._end:
             raise DicomRefusal("E-TIME", "the header takes too long to parse", allowed=f"<= {self.seconds} s")
+
+
+def within(seconds: float, work: Callable[[Any], Any], data: Any) -> Any:
+    """Return `work(data)`, made in a thread of its own that is left behind after `seconds` of processor time.
+
+    For decoders that may never come back. A thread cannot be ended: it costs a core until the process ends.
+
+    Raises:
+        DicomRefusal: `E-TIME`; and whatever `work` raises.
+    """
+    clock: list[int] = []
+    answer: list[Any] = []
+
+    def run() -> None:
+        clock.append(time.pthread_getcpuclockid(threading.get_ident()))
+        try:
+            answer.append((work(data), None))
+        except Exception as error:  # noqa: BLE001 - raised again where the answer is awaited
+            answer.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    while thread.is_alive():
+        if clock and time.clock_gettime(clock[0]) > seconds:
+            raise DicomRefusal("E-TIME", "decoding takes too long", allowed=f"<= {seconds:.1f} s", tag="(7FE0,0010)")
+        thread.join(seconds / 4)
+    value, error = answer[0]
+    if error is not None:
+        raise error
+    return value

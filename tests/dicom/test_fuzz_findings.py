@@ -110,3 +110,24 @@ def test_a_reduced_decode_does_not_load_the_parsers_of_other_formats() -> None:
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     )
+
+
+def test_a_damaged_jpeg_ls_frame_that_its_decoder_never_ends_is_refused_in_time() -> None:
+    frame = (
+        "ffd8fff7000b0f0080008001011100ffda000801010000000000"
+        + bytes(b for n in range(100) for b in (3 * n % 128, 0, 0, 0)).hex()
+    )
+    code = (
+        "import kit; from medvit.dicom.read import read_film; from medvit.errors import DicomRefusal\n"
+        f"frame = bytes.fromhex('{frame}ffd9')\n"
+        "data = kit.compressed([frame], '1.2.840.10008.1.2.4.80', kit.np.zeros((128, 128), kit.np.uint16), bits=15)\n"
+        "try: read_film(data)\n"
+        "except DicomRefusal as refusal: assert refusal.code == 'E-TIME', refusal\n"
+        "else: raise AssertionError('read')"
+    )  # a process of its own, because the thread that decodes goes on
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
