@@ -53,12 +53,17 @@ def test_predictions_alone_give_the_report_again(folders, settings, tmp_path):
     assert (tmp_path / "report.json").read_bytes() == (first / "report.json").read_bytes()
 
 
+def copied(evaluation, folder):
+    """Copy the files of an evaluation, and return its predictions."""
+    for file in evaluation.iterdir():
+        if file.is_file():
+            (folder / file.name).write_bytes(file.read_bytes())
+    return pd.read_parquet(evaluation / "predictions.parquet")
+
+
 def test_predictions_of_another_test_set_than_the_report_are_refused(folders, settings, tmp_path):
     first = folders / "good" / "evaluation_test"
-    for file in first.iterdir():
-        if file.is_file():
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    table = pd.read_parquet(first / "predictions.parquet")
+    table = copied(first, tmp_path)
     table[(table["split"] == "val") | (table.index % 2 == 0)].to_parquet(tmp_path / "predictions.parquet")
     with pytest.raises(EvaluationError, match=r"another test set than report\.json"):
         evaluate_again(tmp_path / "predictions.parquet", settings)
@@ -67,10 +72,7 @@ def test_predictions_of_another_test_set_than_the_report_are_refused(folders, se
 
 def test_labels_outside_the_policy_are_named_as_such_and_not_as_another_test_set(folders, settings, tmp_path):
     first = folders / "good" / "evaluation_test"
-    for file in first.iterdir():
-        if file.is_file():
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    table = pd.read_parquet(first / "predictions.parquet")
+    table = copied(first, tmp_path)
     table.loc[table["split"] == "test", "target.mass"] = -1.0
     table.to_parquet(tmp_path / "predictions.parquet")
     with pytest.raises(EvaluationError, match=r"120 of 120 labels are outside the policy"):

@@ -108,6 +108,8 @@ def within(seconds: float, work: Callable[[Any], Any], data: Any) -> Any:
     Raises:
         DicomRefusal: `E-TIME`; and whatever `work` raises.
     """
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return work(data)  # macOS cannot read the clock of another thread
     clock: list[int] = []
     answer: list[Any] = []
 

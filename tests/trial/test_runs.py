@@ -100,23 +100,23 @@ def test_a_site_that_holds_training_films_is_refused(runs):
     assert not (Path("runs") / runs[0] / "evaluation_same" / "report.json").exists()
 
 
-@pytest.mark.slow
-def test_training_films_under_other_names_are_refused_by_their_pixels(runs, monkeypatch):
+def index_films(raw, folder):
     from medvit.index import index
 
+    index(raw / "dicom", folder, {"csv": raw / "labels.csv", "on": "AccessionNumber", "target": ["finding"]})
+
+
+@pytest.mark.slow
+def test_training_films_under_other_names_are_refused_by_their_pixels(runs, monkeypatch):
     monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(Path("another-key").resolve()))
-    raw = Path("work/phantom_cxr/raw")
-    index(raw / "dicom", Path("renamed"), {"csv": raw / "labels.csv", "on": "AccessionNumber", "target": ["finding"]})
+    index_films(Path("work/phantom_cxr/raw"), Path("renamed"))
     with pytest.raises(EvaluationError, match=r"identical pixels with validation, .* identical pixels with training"):
         evaluate(f"run={runs[0]}", "data.folder=renamed", "data.name=renamed")
 
 
 @pytest.mark.slow
 def test_patient_numbers_that_merely_coincide_are_refused_with_a_way_out(runs, site):
-    from medvit.index import index
-
-    raw = Path("b/raw")
-    index(raw / "dicom", Path("d"), {"csv": raw / "labels.csv", "on": "AccessionNumber", "target": ["finding"]})
+    index_films(Path("b/raw"), Path("d"))
     with pytest.raises(EvaluationError, match=r"patients with validation.* key of its own"):
         evaluate(f"run={runs[0]}", "data.folder=d", "data.name=d")
 
