@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import torch
 
-from medvit.data.augment import Fused
-from medvit.data.augment_monai import Monai
+from medvit.augment.fused import Fused
+from medvit.augment.monai_random import Monai
 
 IMAGES, ROUNDS = 32, 5
 

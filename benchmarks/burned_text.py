@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.dicom.read import read_film
-from medvit.report.quality_measure import text_suspected
+from medvit.quality.measures import text_suspected
 
 HEIGHTS = (10, 14, 20, 28, 40)  # pixels of a capital letter
 FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_PLAIN)

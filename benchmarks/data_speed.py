@@ -173,12 +173,12 @@ def write_dicom(path: Path, stored: np.ndarray, lossless: bool) -> None:
     from pydicom.encaps import encapsulate
     from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1
 
-    from medvit.dicom import phantom_dicom
+    from medvit.phantom import dicom_objects
 
-    dataset = phantom_dicom.base(
-        "1.2.840.10008.5.1.4.1.1.1.1", phantom_dicom.uid("bench", path.name), {"Modality": "DX"}
+    dataset = dicom_objects.base(
+        "1.2.840.10008.5.1.4.1.1.1.1", dicom_objects.uid("bench", path.name), {"Modality": "DX"}
     )
-    phantom_dicom.set_pixels(dataset, stored, 12, "MONOCHROME2")
+    dicom_objects.set_pixels(dataset, stored, 12, "MONOCHROME2")
     if lossless:
         dataset.PixelData = encapsulate([imagecodecs.jpeg_encode(stored, lossless=True, bitspersample=12, predictor=1)])
         dataset["PixelData"].VR = "OB"

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medvit.data.augment import Fused
+from medvit.augment.fused import Fused
 from medvit.data.cache import Cache
 from medvit.data.loader import BatchLoader, Plan
 from medvit.data.sampler import Sampler

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from medvit.data import indexing, manifest
-from medvit.dicom import phantom, phantom_dicom
+from medvit.dataset import indexing, manifest
+from medvit.phantom import dicom_objects, films
 
 
 def generate(root: Path, count: int) -> None:
     """Write `count` objects of count / 4 patients by changing the identifiers of one, in place in its bytes."""
-    dataset = phantom_dicom.base(
-        phantom.DX_FOR_PRESENTATION,
+    dataset = dicom_objects.base(
+        films.DX_FOR_PRESENTATION,
         "2.25.1" + "0" * 30,
         {
             "Modality": "DX", "PatientID": "PPPPPPPP", "StudyInstanceUID": "2.25.2" + "0" * 30, "PatientAge": "050Y",
@@ -32,9 +32,9 @@ def generate(root: Path, count: int) -> None:
             "StudyDate": "20200101", "Manufacturer": "PHANTOMRAY", "BodyPartExamined": "CHEST", "PatientSex": "F",
         },
     )  # fmt: skip
-    phantom_dicom.set_pixels(dataset, np.arange(256, dtype=np.uint16).reshape(16, 16), 12, "MONOCHROME2")
+    dicom_objects.set_pixels(dataset, np.arange(256, dtype=np.uint16).reshape(16, 16), 12, "MONOCHROME2")
     template = root / "template"
-    phantom_dicom.save(dataset, template)
+    dicom_objects.save(dataset, template)
     bytes_ = template.read_bytes()
     template.unlink()
     for number in range(count):

@@ -24,10 +24,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from medvit.data import splits
-from medvit.data.fingerprint import near_pairs, pixel_digest, sketch
-from medvit.data.manifest import Manifest
-from medvit.metric.baseline import nearest, shrink
+from medvit.dataset import splits
+from medvit.dataset.fingerprint import near_pairs, pixel_digest, sketch
+from medvit.dataset.manifest import Manifest
+from medvit.metric.baseline import downsample, nearest_neighbour
 
 FOLDS = 5
 COPIES = {
@@ -99,7 +99,7 @@ def accuracy(pixels: np.ndarray, labels: np.ndarray, patient: pd.Series) -> tupl
     right = np.zeros(len(labels), bool)
     for number in range(FOLDS):
         train, test = fold != number, fold == number
-        scores = [nearest(pixels[train], labels[train] == kind, pixels[test]) for kind in np.unique(labels)]
+        scores = [nearest_neighbour(pixels[train], labels[train] == kind, pixels[test]) for kind in np.unique(labels)]
         right[test] = np.unique(labels)[np.argmax(scores, axis=0)] == labels[test]
     return float(right.mean()), fold
 
@@ -109,8 +109,8 @@ def neighbours(folder: Path) -> None:
     table = pd.read_csv(folder / "labels.csv")
     images = [cv2.imread(str(folder / path), cv2.IMREAD_GRAYSCALE) for path in table["path"]]
     small = {
-        "48 x 48, as they are": shrink(np.stack(images).astype(float), 48),
-        "32 x 32, standardised": shrink(np.stack(images).astype(float), 32),
+        "48 x 48, as they are": downsample(np.stack(images).astype(float), 48),
+        "32 x 32, standardised": downsample(np.stack(images).astype(float), 32),
     }
     each = small["32 x 32, standardised"]
     small["32 x 32, standardised"] = (each - each.mean(1, keepdims=True)) / each.std(1, keepdims=True)

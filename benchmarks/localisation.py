@@ -25,15 +25,15 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from medvit.dicom import phantom
-from medvit.explain import attribution, faithfulness, localise
+from medvit.explain import attribution, faithfulness, localisation
 from medvit.explain.overlay import upsample
 from medvit.explain.reference import Answer, Reference, choose, grey
 from medvit.metric.ranking import auroc
-from medvit.model.design import Design
+from medvit.model.design import Architecture
 from medvit.model.network import Network
 from medvit.model.pool import AttentionPool
 from medvit.model.vit import ViT
+from medvit.phantom import films
 
 SIDE, PATCH = 96, 8
 FILMS, EPOCHS = 1200, {"phantom": 20, "brain": 30, "masks": 25}
@@ -63,13 +63,13 @@ def phantom_films(count: int) -> Data:
     rows = []
     for number in range(count):
         rng = np.random.default_rng([7, number])
-        patient = phantom.Patient(number, float(rng.normal(1, 0.05)), float(rng.normal(1, 0.08)), 1.0, "F", 50, 0.5)
-        detector = phantom.DETECTORS[number // 2 % 2]
-        line, box = phantom.expose(patient, detector, "PA", opacity=bool(number % 2), rng=rng)
+        patient = films.Patient(number, float(rng.normal(1, 0.05)), float(rng.normal(1, 0.08)), 1.0, "F", 50, 0.5)
+        detector = films.DETECTORS[number // 2 % 2]
+        line, box = films.expose(patient, detector, "PA", opacity=bool(number % 2), rng=rng)
         mask = np.zeros(line.shape, bool)
         if box is not None:
             mask[box[1] : box[3] + 1, box[0] : box[2] + 1] = True
-        shown = np.rint(phantom.develop(line, detector, rng) * (255 / 4095)).astype(np.uint8)
+        shown = np.rint(films.develop(line, detector, rng) * (255 / 4095)).astype(np.uint8)
         rows.append((*placed(shown, mask), number % 2, str(number)))
     image, mask, label, patient_id = (np.stack(part) for part in zip(*rows, strict=True))
     return Data(image[:, None], label, mask, patient_id, 288 * 1.4 / SIDE)
@@ -107,7 +107,7 @@ def masks(folder: Path) -> Data:
 def network(outputs: int) -> Network:
     """Return a small ViT with random weights."""
     torch.manual_seed(0)
-    design = Design(positions="sincos", stem="conv")
+    design = Architecture(positions="sincos", stem="conv")
     return Network(ViT([SIDE, SIDE], [PATCH, PATCH], 1, 96, 4, 3, design), AttentionPool("classes"), outputs)
 
 
@@ -192,7 +192,7 @@ def part(net: Network, data: Data, rows: np.ndarray, chosen: np.ndarray, output:
 def table(net: Network, permuted: Network, data: Data, parts: list[Part]) -> None:
     """Print one row per method."""
     rows = np.concatenate([each.rows for each in parts])
-    truths = [localise.Truth(data.mask[n], (data.mm, data.mm), str(data.patient[n])) for n in rows]
+    truths = [localisation.Annotation(data.mask[n], (data.mm, data.mm), str(data.patient[n])) for n in rows]
     unit = "mm" if data.mm != 1 else "pixels"
     print(f"{len(rows)} images with a finding, {len({t.patient for t in truths})} patients or groups; "
           f"tolerance {truths[0].tolerance_mm:.1f} {unit}")  # fmt: skip
@@ -209,7 +209,7 @@ def table(net: Network, permuted: Network, data: Data, parts: list[Part]) -> Non
         if name in ("integrated", "occlusion", "relevance"):
             random = [way(other, each.image, each.output) for way, each in zip(ways, parts, strict=True)]
             line(f"{name} shuffled", sized(random), truths)
-    line("centre prior", np.stack([localise.centre_prior((SIDE, SIDE))] * len(rows)), truths)
+    line("centre prior", np.stack([localisation.centre_prior((SIDE, SIDE))] * len(rows)), truths)
     line("even map", np.ones((len(rows), SIDE, SIDE)), truths)
 
 
@@ -227,11 +227,11 @@ def sized(maps: list[torch.Tensor]) -> np.ndarray:
 
 def line(name, maps, truths, faith=None, checks=None, seconds=None) -> None:
     """Print a row of a table."""
-    scores = [localise.score(saliency, truth) for saliency, truth in zip(maps, truths, strict=True)]
-    columns = {key: [score[key] for score in scores] for key in localise.SCORES}
+    scores = [localisation.score(saliency, truth) for saliency, truth in zip(maps, truths, strict=True)]
+    columns = {key: [score[key] for score in scores] for key in localisation.SCORES}
     if faith is not None:
         columns["faithful"] = faith
-    found = localise.summary(columns, [truth.patient for truth in truths])
+    found = localisation.summary(columns, [truth.patient for truth in truths])
     cells = [f"{v.value:.2f} ({v.low:.2f} to {v.high:.2f})" for v in found.values()]
     cells += ["-"] * (4 - len(cells))
     cells += ["-"] * 4 if checks is None else [f"{checks[key]:.2f}" for key in ("head", "all", "labels")] + [

@@ -30,15 +30,15 @@ def peak_mib() -> float:
 def one(name: str, checkpointing: bool) -> dict[str, float]:
     import torch
 
+    from medvit.model.bag import StudyBag
     from medvit.model.network import Network
     from medvit.model.pool import MeanPool
-    from medvit.model.study import StudyBag
-    from medvit.model.vit import Regime, ViT
+    from medvit.model.vit import TrainingOptions, ViT
     from medvit.types import Bag
 
     torch.manual_seed(0)
     width, depth, heads, patch, side, items, images, chunk = SETTINGS[name]
-    regime = Regime(checkpointing=checkpointing and images == 1)  # a bag recomputes its images, chunk by chunk
+    regime = TrainingOptions(checkpointing=checkpointing and images == 1)  # a bag recomputes its images, chunk by chunk
     backbone = ViT((side, side), (patch, patch), 1, width, depth, heads, regime=regime)
     bag = StudyBag(drop_kinds=0.0, chunk=chunk, checkpointing=checkpointing) if images > 1 else None
     network = Network(backbone, MeanPool(), 1, bag).train()

@@ -30,11 +30,11 @@ import cv2
 import numpy as np
 import pydicom
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "dicom"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "dicom_cases"))
 from series_phantom import Plane, dataset_of, save
 
-from medvit.dicom.series import read_series
 from medvit.preprocess import VolumePreprocess
+from medvit.series.read import read_series
 
 SLICES, SIDE, SIZE = 176, 256, (160, 224, 224)
 SYNTAXES = {"uncompressed": None, "RLE lossless": pydicom.uid.RLELossless}
@@ -83,7 +83,7 @@ def ways() -> dict[str, dict[str, Callable[[list[Path]], Any]]]:
     """Return what to compare, by name: loading, and the whole chain; medvit's first."""
     from monai.transforms import LoadImage, ScaleIntensityd, ScaleIntensityRangePercentilesd
 
-    from medvit.data.reader import MedvitReader
+    from medvit.data.monai_reader import MedvitReader
 
     monai, ours = LoadImage("PydicomReader"), LoadImage(MedvitReader())
     loading = {

@@ -19,9 +19,9 @@ import numpy as np
 from medvit.engine.checkpoint import load_run
 from medvit.engine.fit import data_module
 from medvit.errors import MedvitError
-from medvit.report.wording import cell
-from medvit.trial.bench import Bench
-from medvit.trial.ood import envelope_of, foreign_sets, of_images, scored
+from medvit.evaluation.inference import OpenedRun
+from medvit.evaluation.ood import distance_scores, envelope_of, features_of_images, foreign_sets
+from medvit.report.wording import format_estimate
 
 REAL = {
     "real bones": "labelled/xray_fracture_boxes/images",
@@ -49,17 +49,17 @@ def main(run: str, runs: str = "runs", *folders: str) -> None:
     """Print the table."""
     trained = load_run(Path(runs) / run)
     data = data_module(trained.settings, trained.preprocess, trained.task, allow_test=True)
-    bench = Bench(trained, *(data.units(side) for side in ("train", "val", "test")), "test", "cpu")
+    bench = OpenedRun(trained, *(data.units(side) for side in ("train", "val", "test")), "test", "cpu")
     given = dict(folder.split("=", 1) for folder in folders)
     if root := os.environ.get("MEDVIT_REAL_DATA"):
         given = {name: str(Path(root) / place) for name, place in REAL.items()} | given
     sets = dict(foreign_sets(bench))
-    sets |= {name: of_images(bench, read(Path(place), trained.preprocess)) for name, place in given.items()}
-    table = scored(bench, envelope_of(bench), sets)
+    sets |= {name: features_of_images(bench, read(Path(place), trained.preprocess)) for name, place in given.items()}
+    table = distance_scores(bench, envelope_of(bench), sets)
     sys.stdout.write("| images | n | distance | AUROC | FPR95 | beyond the limit |\n|---|---|---|---|---|---|\n")
     for row in table.rows:
         values = [row.get(key) for key in ("set", "images", "method", "auroc", "fpr95", "outside")]
-        sys.stdout.write("| " + " | ".join(cell(value) for value in values) + " |\n")
+        sys.stdout.write("| " + " | ".join(format_estimate(value) for value in values) + " |\n")
 
 
 if __name__ == "__main__":

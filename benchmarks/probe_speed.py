@@ -20,9 +20,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from medvit.config import conf_dir
-from medvit.dicom.phantom import write_films
 from medvit.engine.fit import fit
 from medvit.index import index
+from medvit.phantom.films import write_films
 from medvit.split import split
 
 SETTINGS = [

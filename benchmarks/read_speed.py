@@ -35,7 +35,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "dicom"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "dicom_cases"))
 import kit
 
 from medvit.dicom.decode import stored_frames

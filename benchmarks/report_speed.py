@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medvit.evaluation.protocol import evaluate_predictions
 from medvit.metric.calibration import sigmoid
-from medvit.report.protocol import evaluate_predictions
-from medvit.report.spec import EvaluationSpec, Resampling
+from medvit.prediction.spec import EvaluationSpec, Resampling
 
 DRAWS = (500, 2000, 8000)
 

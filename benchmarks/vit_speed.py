@@ -19,7 +19,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from medvit.model.linear import at_rest
+from medvit.model.linear import frozen_weights
 
 SHAPES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 Step = Callable[[Tensor], Tensor]
@@ -161,7 +161,7 @@ def main() -> None:
                 continue
             runs = {name: step(model, image, train=train, bf16=bf16) for name, model in models.items()}
             runs["limit"] = limit(width, depth, count, asked.batch, asked.device, train=train, bf16=bf16)
-            with nullcontext() if train else at_rest(models["medvit"]):  # as validation does
+            with nullcontext() if train else frozen_weights(models["medvit"]):  # as validation does
                 seconds = measure(runs, asked.repeats, asked.device)
             ratios = {name: round(value / seconds["medvit"], 3) for name, value in seconds.items()}
             report = {"model": asked.model, "batch": asked.batch, "mode": mode, "medvit_s": round(seconds["medvit"], 4)}

@@ -37,7 +37,7 @@ def classify(weights: str, images: Sequence[Path]) -> list[dict[str, float]]:
     """
     import torch
 
-    from medvit.model.weights import load
+    from medvit.model.pretrained.load import load
     from medvit.preprocess.film import FilmPreprocess
 
     loaded = load(weights, in_channels=1)

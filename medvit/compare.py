@@ -11,7 +11,7 @@ from medvit.errors import RunError
 
 if TYPE_CHECKING:
     from medvit.report.comparison import Side
-    from medvit.report.evaluation import Report
+    from medvit.report.page import Report
 
 
 def compare(
@@ -28,11 +28,11 @@ def compare(
         RunError: a folder without an evaluation.
         EvaluationError: the test sets, findings or settings differ.
     """
-    from medvit.report import comparison, evaluation
+    from medvit.report import comparison, page
 
     sides = [_side(folder, name, split, subgroups) for folder, name in zip(folders, names, strict=True)]
     report = comparison.compare(*sides)
-    evaluation.write(report, out)
+    page.write(report, out)
     return report
 
 
@@ -40,9 +40,9 @@ def _side(folder: Path, name: str, split: str, subgroups: list[str] | None) -> S
     import json
     from dataclasses import replace
 
-    from medvit.report import protocol
+    from medvit.evaluation import protocol
+    from medvit.prediction.spec import from_json
     from medvit.report.comparison import Side
-    from medvit.report.spec import from_json
 
     if missing := [n for n in ("predictions.parquet", "thresholds.json", "report.json") if not (folder / n).is_file()]:
         raise RunError(
@@ -55,7 +55,7 @@ def _side(folder: Path, name: str, split: str, subgroups: list[str] | None) -> S
 
 def _evaluation(word: str, runs: Path, split: str) -> tuple[Path, str]:
     """Return the folder of an evaluation and its name, from a folder, a run id or "latest"; raises RunError."""
-    from medvit.report.protocol import evaluation_folder
+    from medvit.evaluation.protocol import evaluation_folder
     from medvit.tracking import run as tracking
 
     if Path(word).is_dir():

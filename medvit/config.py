@@ -20,6 +20,7 @@ from typing import Any
 
 from medvit.config_check import ALLOWED, preflight, readable, targets
 from medvit.errors import ConfigError, MedvitError
+from medvit.renamed import with_present_targets
 
 Run = Callable[[dict[str, Any]], int | None]
 Check = Callable[[dict[str, Any]], list[str]]
@@ -64,6 +65,7 @@ def build(node: dict[str, Any], /, trust: Sequence[str] = (), **extra: Any) -> A
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
+    node = with_present_targets(node)
     for target in targets(node):
         _refuse_untrusted(target, trust)
     try:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from medvit.config import entry
 
 if TYPE_CHECKING:
-    from medvit.report.evaluation import Report
-    from medvit.report.spec import EvaluationSpec
+    from medvit.prediction.spec import EvaluationSpec
+    from medvit.report.page import Report
 
 
 def spec_from(settings: dict[str, Any], kind: str, names: tuple[str, ...]) -> EvaluationSpec:
@@ -22,7 +22,7 @@ def spec_from(settings: dict[str, Any], kind: str, names: tuple[str, ...]) -> Ev
     Raises:
         EvaluationError: a rule or number that makes no sense.
     """
-    from medvit.report.spec import from_json
+    from medvit.prediction.spec import from_json
 
     first = dict(settings["operating_point"])
     points = [first, *first.pop("more")]
@@ -41,9 +41,9 @@ def evaluate_again(
     Raises:
         EvaluationError: a file that is missing or damaged, thresholds that were changed or frozen with other settings.
     """
-    from medvit.report.again import again
+    from medvit.evaluation.reproduce import reproduce
 
-    return again(predictions, partial(spec_from, settings), out or predictions.parent / "again", given)
+    return reproduce(predictions, partial(spec_from, settings), out or predictions.parent / "again", given)
 
 
 def problems(settings: dict[str, Any]) -> list[str]:
@@ -75,11 +75,11 @@ def run(settings: dict[str, Any]) -> None:
     """Run the command of conf/evaluate.yaml."""
     out = Path(settings["out"]) if settings["out"] else None
     if settings["run"]:
-        from medvit.trial.run import evaluate_run
+        from medvit.evaluation.run import evaluate_run
 
         report = evaluate_run(settings, spec_from)
     elif settings["runs"]:
-        from medvit.trial.seeds import evaluate_seeds
+        from medvit.evaluation.seeds import evaluate_seeds
 
         report = evaluate_seeds(settings, spec_from)
     else:

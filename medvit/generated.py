@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medvit.renamed import with_present_targets
+
 NOTE = "generated.json"  # in the data folder: the settings it was generated with
 
 
@@ -21,7 +23,7 @@ def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
         DataError: the folder holds a set generated with other settings or by another version.
     """
     from medvit.config import build
-    from medvit.data.manifest import replace_file
+    from medvit.dataset.manifest import replace_file
     from medvit.errors import DataError
     from medvit.index import index
     from medvit.split import split
@@ -35,7 +37,7 @@ def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
         split(folder)
         text = json.dumps(asked, indent=1, sort_keys=True)
         replace_file(note, lambda draft: draft.write_text(text, encoding="utf-8"))
-    elif note.is_file() and (there := json.loads(note.read_text(encoding="utf-8"))) != asked:
+    elif note.is_file() and (there := with_present_targets(json.loads(note.read_text(encoding="utf-8")))) != asked:
         other = [key for key in sorted(asked | there) if asked.get(key) != there.get(key)]
         changed = ", ".join(f"{key}={asked.get(key)} (there: {there.get(key)})" for key in other)
         raise DataError(

@@ -10,7 +10,7 @@ from medvit.config import entry
 from medvit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from medvit.data.manifest import Manifest
+    from medvit.dataset.manifest import Manifest
 
 log = logging.getLogger("medvit.index")  # also when it runs as __main__
 
@@ -35,7 +35,7 @@ def index(
         DataError: nothing to index; refused objects (on_bad="refuse"; they are listed in exclusions.csv) and a join
             that does not fit, both in one message; or a folder that cannot be written.
     """
-    from medvit.data import indexing, manifest
+    from medvit.dataset import indexing, manifest
 
     if on_bad not in {"refuse", "skip"}:
         raise ConfigError(f"on_bad={on_bad!r}: expected refuse or skip")
@@ -52,11 +52,11 @@ def index(
     hint = {"targets": list(spec.target) if spec else [], "key_id": found.mask.key_id}
     made = manifest.write(indexing.columns(result.images), root, folder, hint)
     if report:
-        from medvit.report import quality
+        from medvit.quality import page
 
         with indexing.progress("decoding for the report") as step:
-            judged = quality.write(made, folder, result.excluded, result.counts, found.workers, step)
-        log.info("%s\n%s written", quality.summary(judged), quality.REPORT)
+            judged = page.write(made, folder, result.excluded, result.counts, found.workers, step)
+        log.info("%s\n%s written", page.summary(judged), page.REPORT)
     return made
 
 

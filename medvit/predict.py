@@ -16,14 +16,14 @@ from medvit.config import entry
 from medvit.errors import DataError
 
 if TYPE_CHECKING:
-    from medvit.export.runtime import Result, Runtime
+    from medvit.bundle.runtime import Result, Runtime
 
 SOME_REJECTED = 10
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Also:
+class ExtraOutputs:
     """What to write beside the pseudonymous results; both name patients, so they stay where the images stay."""
 
     crosswalk: bool = False
@@ -31,7 +31,13 @@ class Also:
 
 
 def predict(
-    bundle: Path, source: Path, out: Path, also: Also = Also(), workers: int | None = None, *, isolate: bool = True
+    bundle: Path,
+    source: Path,
+    out: Path,
+    also: ExtraOutputs = ExtraOutputs(),
+    workers: int | None = None,
+    *,
+    isolate: bool = True,
 ) -> int:
     """Predict every DICOM file of a folder (or one file) and return the exit code: 0, or 10 when some were rejected.
 
@@ -44,12 +50,12 @@ def predict(
         BundleError: the bundle is incomplete or altered.
         DataError: no file in the input, or the output folder is taken or cannot be written.
     """
-    from medvit.export import results
-    from medvit.export.folder import writing
+    from medvit.bundle.atomic_folder import atomic_folder
+    from medvit.clinical import results
 
     runtime = verified(bundle, workers)
     units = results.units_of(results.files_in(source), series=runtime.preprocess.kind == "volume")
-    with writing(out, DataError) as part:
+    with atomic_folder(out, DataError) as part:
         found = list(_watched(runtime.stream([unit.source for unit in units], isolate=isolate), len(units)))
         if also.reports:
             found = results.write_reports(part / "sr", runtime, units, found)
@@ -68,8 +74,8 @@ def verified(bundle: Path, workers: int | None = None) -> Runtime:
     Raises:
         BundleError: the bundle is incomplete or altered, or this machine reads images differently.
     """
-    from medvit.export import golden
-    from medvit.export.runtime import Runtime
+    from medvit.bundle import golden
+    from medvit.bundle.runtime import Runtime
 
     runtime = Runtime(bundle, workers)
     cases, worst = golden.check(runtime)
@@ -104,7 +110,7 @@ def main(settings: dict[str, Any]) -> int:
     if settings["verify"]:
         verified(bundle)
         return 0
-    also = Also(settings["crosswalk"], settings["sr"])
+    also = ExtraOutputs(settings["crosswalk"], settings["sr"])
     source, out, isolate = Path(settings["input"]), Path(settings["out"]), settings["isolate"]
     return predict(bundle, source, out, also, settings["workers"], isolate=isolate)
 

@@ -15,11 +15,12 @@ import numpy as np
 from medvit.errors import BundleError, ConfigError, DataError, DicomRefusal, RunError
 
 if TYPE_CHECKING:
+    from medvit.bundle.build import Exported
+    from medvit.bundle.contents import Contents
+    from medvit.bundle.parity import Trained
     from medvit.data.units import Units
     from medvit.engine.checkpoint import TrainedRun
     from medvit.engine.fit import Fitted
-    from medvit.export.build import Exported, Trained
-    from medvit.export.bundle import Contents
     from medvit.tracking.model import Logged
     from medvit.tracking.run import Run
 
@@ -38,8 +39,8 @@ class Release:
     samples: Sequence[Path | list[Path]]
 
     def write(self, out: Path, draft: bool = False) -> Exported:
-        """Write the bundle through the parity gate; see `medvit.export.build.export`."""
-        from medvit.export.build import export
+        """Write the bundle through the parity gate; see `medvit.bundle.build.export`."""
+        from medvit.bundle.build import export
 
         return export(self.trained, self.contents, self.samples, out, draft)
 
@@ -55,22 +56,28 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
         DataError: the data set the run was trained on is no longer there or has changed.
         ConfigError: `definitions` or `acceptance` that no bundle can use.
     """
+    from medvit.bundle.acceptance import problems
+    from medvit.bundle.build import draft_contents, evaluated_contents
+    from medvit.bundle.parity import Trained
     from medvit.engine.checkpoint import load_run
-    from medvit.export.acceptance import problems
-    from medvit.export.build import Trained, draft_contents, evaluated_contents
     from medvit.model.lora import merge
-    from medvit.tracking import evaluated, provenance
+    from medvit.tracking import evaluation_seal, provenance
     from medvit.tracking import run as tracking
 
     run = tracking.get(run_id, runs, finished=True)
-    thresholds = None if draft else evaluated.check(run)
+    thresholds = None if draft else evaluation_seal.check(run)
     loaded = load_run(run.folder)
     _refuse_other_units(loaded.settings["data"].get("unit"), thresholds or {})
     asked = options.get("acceptance") or {}
     if wrong := problems({key: limit for key, limit in asked.items() if limit is not None}):
         raise ConfigError("; ".join(wrong))
     images = _Images(loaded.data_folder(), loaded.settings["data"].get("fold"), loaded.hashes)
-    origin = {"run_id": run.id, "hashes": evaluated.state(run), "weights": loaded.weights, **provenance.environment()}
+    origin = {
+        "run_id": run.id,
+        "hashes": evaluation_seal.state(run),
+        "weights": loaded.weights,
+        **provenance.environment(),
+    }
     name = options.get("name") or f"{loaded.settings['data'].get('name') or 'medvit'} {run.id[:8]}"
     contents = draft_contents(
         name,
@@ -111,7 +118,7 @@ class _Images:
     """The images a run was trained on, as its manifest and split say, which must not have changed."""
 
     def __init__(self, folder: Path, fold: Any, hashes: dict[str, str]) -> None:
-        from medvit.data import manifest, splits
+        from medvit.dataset import manifest, splits
 
         self.folder, self.fold = folder, fold
         self.manifest = manifest.read(self.folder)
@@ -146,8 +153,8 @@ class _Images:
 
 def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     """Attach to a run that was just fitted what a reviewer needs, and its best network as a model that reads DICOM."""
-    from medvit.tracking import provenance, view
-    from medvit.tracking.declared import redacted
+    from medvit.tracking import provenance, saved_view
+    from medvit.tracking.allow_list import redacted
 
     sealed = {"validation": provenance.file_sha256(run.folder / "validation.parquet")}  # thresholds will come from it
     hashes, environment = provenance.hashes(settings, **fitted.data.hashes, **sealed), provenance.environment()
@@ -168,12 +175,13 @@ def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
         f"Not tested yet.\n\nTest it: `python -m medvit.evaluate run={run.id}`"
     )
     shown = ["data.name", "model.width", "model.depth", "optim.plan.lr", "trainer.epochs"]
-    view.save(run.client, run.experiment_id, ["test/auroc", fitted.task.monitor, "val/loss"], shown)
+    saved_view.save(run.client, run.experiment_id, ["test/auroc", fitted.task.monitor, "val/loss"], shown)
 
 
 def _publish_model(run: Run, fitted: Fitted, settings: dict[str, Any], origin: dict[str, Any]) -> None:
     """Log the best network as the run's model, and register it where that is asked for."""
-    from medvit.export.build import Trained, draft_contents
+    from medvit.bundle.build import draft_contents
+    from medvit.bundle.parity import Trained
     from medvit.model.lora import merge
     from medvit.tracking import model
 
@@ -206,15 +214,15 @@ def _weights_tags(weights: Mapping[str, str]) -> dict[str, str]:
 
 def _unlike(sides: Sequence[Units]) -> dict[str, Any]:
     """Return what a bundle needs to know images unlike those of the training side, the limits from validation."""
-    from medvit.export.unlike import fitted
-    from medvit.trial.ood import statistics_of
+    from medvit.bundle.ood import fit_statistics
+    from medvit.evaluation.ood import statistics_of
 
-    return fitted(*(statistics_of(side) for side in sides))
+    return fit_statistics(*(statistics_of(side) for side in sides))
 
 
 def publish_draft(run: Run, trained: Trained, contents: Contents) -> Logged:
     """Log a network that was just trained as the run's model, its bundle marked DRAFT: the end of `train`."""
-    from medvit.export.build import write_draft
+    from medvit.bundle.build import write_draft
 
     with tempfile.TemporaryDirectory() as folder:
         return publish(run, trained, contents, write_draft(trained, contents, Path(folder) / "bundle"))
@@ -257,7 +265,7 @@ def generated_cases(preprocess: Any) -> list[list[bytes]]:
 
 def generated_series(count: int = 2) -> list[list[bytes]]:
     """Return generated MR series of heads as DICOM bytes, one list of files each."""
-    from medvit.dicom.phantom_mr import write_volumes
+    from medvit.phantom.mr_series import write_volumes
 
     with tempfile.TemporaryDirectory() as folder:
         write_volumes(Path(folder) / "heads", patients=count, contrasts=["FLAIR"])
@@ -267,7 +275,7 @@ def generated_series(count: int = 2) -> list[list[bytes]]:
 
 def generated_films(count: int = 4) -> list[list[bytes]]:
     """Return generated chest films as DICOM bytes, one file each: golden cases and MLflow's input example."""
-    from medvit.dicom.phantom import write_films
+    from medvit.phantom.films import write_films
 
     with tempfile.TemporaryDirectory() as folder:
         write_films(Path(folder) / "films", patients=count)

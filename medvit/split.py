@@ -11,10 +11,10 @@ from medvit.config import entry
 if TYPE_CHECKING:
     import pandas as pd
 
-    from medvit.data.audit import Audit
-    from medvit.data.manifest import Manifest
-    from medvit.data.splits import Splits, SplitSpec
-    from medvit.engine.embed import Embedder
+    from medvit.dataset.leakage import Audit
+    from medvit.dataset.manifest import Manifest
+    from medvit.dataset.splits import Splits, SplitSpec
+    from medvit.engine.embeddings import Embedder
 
 log = logging.getLogger("medvit.split")  # also when it runs as __main__
 
@@ -23,9 +23,9 @@ def split(folder: Path, **spec: Any) -> Splits:
     """Read `folder`/manifest.parquet, divide its patients, write `splits.parquet`, and log the balance of the sides.
 
     Raises:
-        SplitError: see `medvit.data.splits.make`.
+        SplitError: see `medvit.dataset.splits.make`.
     """
-    from medvit.data import manifest as manifests
+    from medvit.dataset import manifest as manifests
 
     return _divide(manifests.read(folder), folder, _spec(spec))
 
@@ -33,7 +33,7 @@ def split(folder: Path, **spec: Any) -> Splits:
 def audit(folder: Path, workers: int = 1, embed: Embedder | None = None, **spec: Any) -> Audit:
     """Audit the frozen split of `folder` for leaks, and write `audit.json` and `audit.html` beside it.
 
-    embed: a backbone (`medvit.engine.embed`) by which near duplicates are sought too.
+    embed: a backbone (`medvit.engine.embeddings`) by which near duplicates are sought too.
 
     A split is made first if there is none, or if `spec` asks for another strategy than the frozen one has. A given
     split that cannot be frozen, because patients stand on two sides of it, is audited as it was given.
@@ -41,11 +41,11 @@ def audit(folder: Path, workers: int = 1, embed: Embedder | None = None, **spec:
     Raises:
         SplitError: a split that is impossible for another reason than a leak, or no longer fits its manifest.
     """
-    from medvit.data import audit as audits
-    from medvit.data import manifest as manifests
-    from medvit.data.fingerprint import of_manifest
-    from medvit.data.indexing import progress
-    from medvit.report import audit as page
+    from medvit.dataset import leakage as audits
+    from medvit.dataset import manifest as manifests
+    from medvit.dataset.fingerprint import of_manifest
+    from medvit.dataset.indexing import progress
+    from medvit.quality import leakage_page as page
 
     manifest = manifests.read(folder)
     splits, side = _sides(manifest, folder, _spec(spec))
@@ -53,10 +53,10 @@ def audit(folder: Path, workers: int = 1, embed: Embedder | None = None, **spec:
         prints = of_manifest(manifest, workers, step)
     alike = None
     if embed is not None:
-        from medvit.engine.embed import alike as look
+        from medvit.engine.embeddings import near_duplicates_by_embedding
 
-        alike = look(embed, manifest, folder, workers)
-    found = audits.examine(manifest, side, prints, alike=alike)
+        alike = near_duplicates_by_embedding(embed, manifest, folder, workers)
+    found = audits.find_leaks(manifest, side, prints, alike=alike)
     audits.write(found, manifest, splits, folder)
     page.write(found, manifest, folder)
     log.info("%s\n%s written", page.summary(found), page.REPORT)
@@ -69,14 +69,14 @@ def _check(settings: dict[str, Any]) -> list[str]:
 
 
 def _spec(values: dict[str, Any]) -> SplitSpec:
-    from medvit.data.splits import SplitSpec
+    from medvit.dataset.splits import SplitSpec
 
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return SplitSpec(**given)
 
 
 def _divide(manifest: Manifest, folder: Path, spec: SplitSpec) -> Splits:
-    from medvit.data import splits as division
+    from medvit.dataset import splits as division
 
     made = division.make(manifest, spec)
     made.write(folder)
@@ -89,8 +89,8 @@ def _divide(manifest: Manifest, folder: Path, spec: SplitSpec) -> Splits:
 
 def _sides(manifest: Manifest, folder: Path, spec: SplitSpec) -> tuple[Splits | None, pd.Series]:
     """Return the split to audit, if it can be frozen, and the side of every manifest row."""
-    from medvit.data import splits as division
-    from medvit.data.audit import given_sides, sides_of
+    from medvit.dataset import splits as division
+    from medvit.dataset.leakage import given_sides, sides_of
     from medvit.errors import SplitError
 
     if (folder / "splits.parquet").is_file():
@@ -109,13 +109,13 @@ def _sides(manifest: Manifest, folder: Path, spec: SplitSpec) -> tuple[Splits | 
 
 def _embedder(source: str, runs: Path) -> Embedder:
     """Return the backbone of a run ("latest" or an id), or of a checkpoint (hub id with a slash, directory, file)."""
-    from medvit.engine import embed
+    from medvit.engine import embeddings
 
     if "/" in source or Path(source).exists():
-        return embed.of_checkpoint(source)
+        return embeddings.of_checkpoint(source)
     from medvit.tracking import run as tracking
 
-    return embed.of_run(tracking.get(source, runs, finished=True).folder)
+    return embeddings.of_run(tracking.get(source, runs, finished=True).folder)
 
 
 @entry("split", _check)
@@ -127,8 +127,8 @@ def run(settings: dict[str, Any]) -> int:
     if not settings["audit"]:
         split(folder, **settings["split"])
         return 0
-    embed = _embedder(settings["embed"], Path(settings["tracking"]["folder"])) if settings["embed"] else None
-    found = audit(folder, embed=embed, **settings["split"])
+    embeddings = _embedder(settings["embed"], Path(settings["tracking"]["folder"])) if settings["embed"] else None
+    found = audit(folder, embed=embeddings, **settings["split"])
     return SplitError.exit_code if found.leaks else 0
 
 

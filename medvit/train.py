@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medvit import generated
 from medvit.config import entry
 from medvit.config_check import flat, out_of_range
+from medvit.renamed import with_present_targets
 
 if TYPE_CHECKING:
     from medvit.engine.fit import Fitted
@@ -108,7 +109,7 @@ def _as_it_was(run: Run, asked: dict[str, Any], given: Sequence[str]) -> dict[st
 
     if not all((run.folder / name).is_file() for name in ("config.json", "checkpoints/last.ckpt")):
         raise RunError(f"run {run.id} has no finished epoch to go on from; start a new run")
-    found: dict[str, Any] = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = with_present_targets(json.loads((run.folder / "config.json").read_text(encoding="utf-8")))
     own = ("resume", "tracking", "optim.strategy")  # the last may have been chosen by the run itself
     if any(not word.startswith(("resume=", "tracking")) for word in given):
         then, now = ({k: v for k, v in flat(each) if not k.startswith(own)} for each in (found, asked))
@@ -128,14 +129,14 @@ def _tell_stopped(run: Run) -> None:
 
 
 def _tell(run: Run, fitted: Fitted, folder: str) -> None:
-    from medvit.tracking import view
+    from medvit.tracking import saved_view
 
     scores = "".join(f"  {key:<22}{value:.4f}\n" for key, value in sorted(run.values.items()) if key.count("/") == 1)
     sys.stdout.write(
         f"\nrun {run.id}, best epoch {fitted.best_epoch} by {fitted.task.monitor}\n{scores}"
         f"\n  the run:        {folder}/{run.id}\n  test it:        python -m medvit.evaluate run={run.id}\n"
-        f"  look at it:     {Path(sys.executable).parent}/{view.command(folder)}\n"
-        f"  then open:      {view.link(run.experiment_id)}\n"
+        f"  look at it:     {Path(sys.executable).parent}/{saved_view.command(folder)}\n"
+        f"  then open:      {saved_view.link(run.experiment_id)}\n"
     )
 
 

@@ -23,8 +23,8 @@ def _check(settings: dict[str, Any]) -> list[str]:
 @entry("unpack", _check)
 def run(settings: dict[str, Any]) -> None:
     """Run the command of conf/unpack.yaml."""
-    from medvit.data.arrays import unpack
-    from medvit.data.indexing import progress
+    from medvit.dataset.arrays import unpack
+    from medvit.dataset.indexing import progress
 
     spacing = settings["spacing_mm"]
     with progress("unpacking") as step:

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(asked: argparse.Namespace) -> str:
     """Do what was asked and return the text to show; raises WeightsError."""
-    from medvit.model import convert
+    from medvit.model.pretrained import convert
 
     if asked.command == "convert":
         return convert.convert(asked.source, asked.target, asked.family, asked.heads)
@@ -33,14 +33,14 @@ def run(asked: argparse.Namespace) -> str:
     if asked.command == "fetch":
         return f"sha256 {convert.fetch(asked.source, asked.sha256)}"
     if asked.command == "show":
-        from medvit.model.weights import load
+        from medvit.model.pretrained.load import load
 
         return load(asked.source).report
     return _list()
 
 
 def _list() -> str:
-    from medvit.model import families, store
+    from medvit.model.pretrained import families, store
 
     known = families.table()
     lines = [f"{'checkpoint':60} {'family':22} {'size':>5} {'here':5} licence"]

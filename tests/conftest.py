@@ -8,7 +8,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy second core makes 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -26,3 +28,19 @@ def real_data() -> Path:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test give a stand-in, or a wrong type on purpose; annotations are checked otherwise (`tests/typed.py`)."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def make_table() -> Callable[..., Any]:
+    """Make predictions as evaluate writes them (`predictions_tables`)."""
+    from predictions_tables import make_table
+
+    return make_table
+
+
+@pytest.fixture(scope="session")
+def make_spec() -> Callable[..., Any]:
+    """Make what an evaluation of such predictions is asked to do."""
+    from predictions_tables import make_spec
+
+    return make_spec

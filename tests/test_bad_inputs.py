@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medvit.dicom import phantom
 from medvit.index import index
+from medvit.phantom import films as phantom
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "dicom"))
+sys.path.insert(0, str(ROOT / "tests" / "dicom_cases"))
 import cases  # noqa: E402 - lies beside the tests that run it
 import series_cases  # noqa: E402
 

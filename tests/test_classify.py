@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from medvit.classify import classify, main
 from medvit.errors import WeightsError
-from medvit.model.weights import load
+from medvit.model.pretrained.load import load
 
 
 def write(folder: Path, classifier: bool = True) -> Path:

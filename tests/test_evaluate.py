@@ -13,8 +13,8 @@ import yaml
 from medvit.compare import _evaluation, compare
 from medvit.errors import EvaluationError, RunError
 from medvit.evaluate import evaluate_again, problems, spec_from
+from medvit.evaluation.protocol import evaluate_predictions
 from medvit.metric.calibration import sigmoid
-from medvit.report.protocol import evaluate_predictions
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

@@ -41,9 +41,9 @@ THRESHOLDS = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with films, their manifest and split, and the runs of one training."""
-    from medvit.data import manifest, splits
-    from medvit.dicom.phantom import write_films
+    from medvit.dataset import manifest, splits
     from medvit.dicom.read import read_film
+    from medvit.phantom.films import write_films
 
     place = tmp_path_factory.mktemp("release")
     write_films(place / "raw", patients=12, seed=2)
@@ -64,9 +64,9 @@ def run(place: Path) -> Any:
     """A run as training leaves it, with random weights."""
     import torch
 
-    from medvit.data import manifest, splits
+    from medvit.dataset import manifest, splits
     from medvit.engine import checkpoint
-    from medvit.engine.assemble import ARCHITECTURE, build_network, describe
+    from medvit.engine.build import ARCHITECTURE, build_network, describe
     from medvit.preprocess import FilmPreprocess
     from medvit.task.binary import Binary
     from medvit.tracking import run as tracking
@@ -105,13 +105,13 @@ def run(place: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def evaluated(run: Any, place: Path) -> Any:
-    from medvit.tracking import evaluated
+    from medvit.tracking import evaluation_seal
 
     folder = run.folder / "evaluation_test"
     folder.mkdir()
     (folder / "report.json").write_text("{}")
     (folder / "thresholds.json").write_text(json.dumps(THRESHOLDS))
-    evaluated.record(run, "test", folder)
+    evaluation_seal.record(run, "test", folder)
     return run
 
 
@@ -131,7 +131,7 @@ def test_a_run_that_was_not_evaluated_does_not_leave(run, place) -> None:
 
 
 def test_as_a_draft_it_may_and_says_so(run, place, tmp_path) -> None:
-    from medvit.export.runtime import Runtime
+    from medvit.bundle.runtime import Runtime
     from medvit.release import prepare
 
     release = prepare(run.id, place / "runs", {}, draft=True)
@@ -143,7 +143,7 @@ def test_as_a_draft_it_may_and_says_so(run, place, tmp_path) -> None:
 
 
 def test_the_gate_looks_at_validation_images_only(run, place) -> None:
-    from medvit.data import manifest, splits
+    from medvit.dataset import manifest, splits
     from medvit.release import prepare
 
     made = manifest.read(place / "data")
@@ -171,7 +171,7 @@ def test_options_that_no_bundle_can_use_are_refused(run, place, options, said) -
 def test_a_run_that_judges_studies_and_thresholds_for_studies_do_not_leave(run, place) -> None:
     from medvit.engine import checkpoint
     from medvit.release import prepare
-    from medvit.tracking import evaluated
+    from medvit.tracking import evaluation_seal
 
     file = run.folder / checkpoint.SETTINGS
     good = json.loads(file.read_text())
@@ -180,7 +180,7 @@ def test_a_run_that_judges_studies_and_thresholds_for_studies_do_not_leave(run, 
         prepare(run.id, place / "runs", {}, draft=True)
     file.write_text(json.dumps(good))
     patch = pytest.MonkeyPatch()
-    patch.setattr(evaluated, "check", lambda _: {**THRESHOLDS, "decides": {"aggregate": {"unit": "patient"}}})
+    patch.setattr(evaluation_seal, "check", lambda _: {**THRESHOLDS, "decides": {"aggregate": {"unit": "patient"}}})
     with pytest.raises(BundleError, match="thresholds of this run are for the whole patient"):
         prepare(run.id, place / "runs", {})
     patch.undo()
@@ -207,21 +207,21 @@ def test_export_register_and_predict_by_command(evaluated, place) -> None:
 
 def test_a_data_set_that_was_moved_is_named_as_such(run, place) -> None:
     from medvit.engine.checkpoint import load_run
+    from medvit.evaluation.run import RunEvaluation
     from medvit.release import prepare
-    from medvit.trial.run import Trial
 
     (place / "data").rename(place / "moved")
     try:
         with pytest.raises(DataError, match="is not where it was"):
             prepare(run.id, place / "runs", {}, draft=True)
         with pytest.raises(DataError, match="is not where it was"):
-            Trial(load_run(run.folder), "test")
+            RunEvaluation(load_run(run.folder), "test")
     finally:
         (place / "moved").rename(place / "data")
 
 
 def test_a_changed_data_set_is_refused(evaluated, place) -> None:
-    from medvit.data import manifest, splits
+    from medvit.dataset import manifest, splits
     from medvit.release import prepare
 
     good = {name: (place / "data" / name).read_bytes() for name in ("manifest.parquet", "splits.parquet")}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pydicom
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "dicom"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "dicom_cases"))
 import cases
 import series_cases
 import series_phantom
@@ -17,8 +17,8 @@ import series_phantom
 from medvit.dicom.limits import Limits
 from medvit.dicom.policy import Accept, FilmPolicy
 from medvit.dicom.read import read_film
-from medvit.dicom.series import SeriesPolicy, read_series
 from medvit.errors import DicomRefusal
+from medvit.series.read import SeriesPolicy, read_series
 
 LARGEST_SEED = 200_000  # bytes; larger seeds slow the run and add nothing
 _ACCEPT = Accept(min_side=1, limits=Limits(max_pixels=1 << 24, max_bytes=1 << 26))

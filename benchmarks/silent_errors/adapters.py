@@ -50,7 +50,7 @@ class Medvit:
 
     def series(self, folder: Path) -> list[Block]:
         """Read one folder."""
-        from medvit.dicom.series import read_series
+        from medvit.series.read import read_series
 
         volumes = read_series(sorted(folder.iterdir()))
         return [Block(one.values, one.affine, bool(one.warnings)) for one in volumes]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "dicom"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "dicom_cases"))
 import cases
 import kit
 import series_cases

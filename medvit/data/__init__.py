@@ -1,1 +1,1 @@
-"""Manifest, splits, audit, cache, augmentation and loaders: from files to batches."""
+"""From the rows of a data set to batches: cache, units, sampler, loader and the LightningDataModule."""

@@ -6,31 +6,23 @@ What a file is, is known by a digest of its content; size, times and inode only 
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medvit.data.journal import Record
+from medvit.data.cache_journal import CacheRecord
+from medvit.data.cache_layout import Preprocess, cache_home, image_bytes, images_per_shard, prepare_bytes, shard_paths
 from medvit.dicom.storage import load
 from medvit.errors import CacheError, MedvitError
-from medvit.preprocess import FilmPreprocess, Placement, Prepared, VolumePreprocess
+from medvit.preprocess import Placement
 
-Preprocess = FilmPreprocess | VolumePreprocess
-
-SHARD_BYTES = 4 << 30
-_DECODERS = ("pydicom", "highdicom", "imagecodecs", "numpy", "nibabel")
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +34,7 @@ class Cache:
     """
 
     def __init__(
-        self, rows: pd.DataFrame, records: Sequence[Record], root: Path, preprocess: Preprocess, home: Path
+        self, rows: pd.DataFrame, records: Sequence[CacheRecord], root: Path, preprocess: Preprocess, home: Path
     ) -> None:
         good = [not record.bad for record in records]
         self.rows = rows[good].reset_index(drop=True)
@@ -155,7 +147,7 @@ class Cache:
         return len(chosen)
 
 
-def _tell_warnings(records: Sequence[Record]) -> None:
+def _tell_warnings(records: Sequence[CacheRecord]) -> None:
     """Log how many rows were read with a warning, by its code, each with the first one's words."""
     counts, first = Counter[str](), dict[str, str]()
     for record in records:
@@ -164,79 +156,6 @@ def _tell_warnings(records: Sequence[Record]) -> None:
         first = found | first
     for code, count in counts.most_common():
         _log.warning("%d of %d rows are read with a warning, such as: %s", count, len(records), first[code])
-
-
-class naming:  # noqa: N801 - used as a statement
-    """Add the pseudonymous uid to any error that passes."""
-
-    def __init__(self, uid: str) -> None:
-        self.uid = uid
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            error.add_note(f"while reading row {self.uid}")
-
-
-def prepare_bytes(data: Sequence[bytes | memoryview], volume_key: str, preprocess: Preprocess) -> Prepared:
-    """Prepare the content of one row's files; raises DicomRefusal."""
-    if isinstance(preprocess, VolumePreprocess):
-        return preprocess.prepare(data, volume_key)
-    if len(data) != 1:
-        raise CacheError(f"{len(data)} files for one film; preprocess of kind volume reads series")
-    return preprocess.prepare(data[0])
-
-
-def layout(preprocess: Preprocess) -> dict[str, Any]:
-    """Return what the cached integers depend on besides the files: definition, decoder versions, medvit's own code."""
-    return {
-        "pixels": preprocess.pixel_digest,
-        "shape": list(preprocess.shape),
-        "dtype": preprocess.dtype,
-        "versions": _versions(),
-        "code": _code_digest(),
-        "format": 1,
-    }
-
-
-@functools.lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
-    found = {"opencv": cv2.__version__}  # several packages bring it
-    for name in _DECODERS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-@functools.lru_cache(maxsize=1)  # what this process runs does not change when a file on disk does
-def _code_digest() -> str:
-    package, state = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted([*package.glob("dicom/*.py"), *package.glob("preprocess/*.py")]):
-        state.update(path.name.encode() + path.read_bytes())
-    return state.hexdigest()
-
-
-def cache_home(folder: Path, preprocess: Preprocess) -> Path:
-    """Return the sub-folder for this preprocessing with these decoders."""
-    return Path(folder) / hashlib.sha256(json.dumps(layout(preprocess), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def image_bytes(preprocess: Preprocess) -> int:
-    """Return the bytes of one cached image."""
-    return math.prod(preprocess.shape) * np.dtype(preprocess.dtype).itemsize
-
-
-def images_per_shard(preprocess: Preprocess) -> int:
-    """Return how many images one shard holds at most."""
-    return max(1, SHARD_BYTES // image_bytes(preprocess))
-
-
-def shard_paths(home: Path) -> list[Path]:
-    """Return the shards in order of their number."""
-    return sorted(home.glob("shard-*.bin"))
 
 
 def _map(path: Path, preprocess: Preprocess) -> NDArray[Any]:

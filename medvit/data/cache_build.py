@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medvit.data.cache import (
+from medvit.data.cache_journal import CacheRecord, Stat
+from medvit.data.cache_layout import (
     Preprocess,
     cache_home,
     image_bytes,
-    naming,
     prepare_bytes,
+    uid_in_errors,
 )
 from medvit.data.cache_write import Writer, locked
-from medvit.data.journal import Record, Stat
 from medvit.dicom.storage import load
 from medvit.errors import CacheError, DicomRefusal
 from medvit.preprocess import Prepared, VolumePreprocess
@@ -40,12 +40,12 @@ class _Job:
     uid: str
     files: tuple[str, ...]
     volume_key: str
-    known: Record | None  # the row's last record, whose stats no longer match
+    known: CacheRecord | None  # the row's last record, whose stats no longer match
 
 
 def bring_up_to_date(
     rows: pd.DataFrame, root: Path, preprocess: Preprocess, folder: Path, workers: int, progress: bool
-) -> list[Record]:
+) -> list[CacheRecord]:
     """Return one record per row, decoding what is new or changed; raises CacheError."""
     if rows["uid"].duplicated().any():
         raise CacheError(f"{int(rows['uid'].duplicated().sum())} rows share a uid; expected one row per uid")
@@ -64,7 +64,7 @@ def bring_up_to_date(
         return [writer.by_uid.get(uid) or writer.unread[uid] for uid in rows["uid"]]
 
 
-def _jobs(rows: pd.DataFrame, root: Path, by_uid: dict[str, Record]) -> Iterator[_Job | None]:
+def _jobs(rows: pd.DataFrame, root: Path, by_uid: dict[str, CacheRecord]) -> Iterator[_Job | None]:
     """Yield a job for every row that is new or whose files no longer look as they did."""
     for uid, files, key in zip(rows["uid"], rows["files"], rows["volume_key"], strict=True):
         known = by_uid.get(uid)
@@ -72,7 +72,7 @@ def _jobs(rows: pd.DataFrame, root: Path, by_uid: dict[str, Record]) -> Iterator
             yield _Job(uid, tuple(files), key, known)
 
 
-def _unchanged(record: Record, paths: Sequence[Path]) -> bool:
+def _unchanged(record: CacheRecord, paths: Sequence[Path]) -> bool:
     if len(paths) != len(record.stats):
         return False
     for path, stat in zip(paths, record.stats, strict=True):
@@ -106,7 +106,7 @@ def _announce(jobs: list[_Job], total: int, preprocess: Preprocess, home: Path) 
 
 def _results(
     jobs: list[_Job], root: Path, preprocess: Preprocess, workers: int
-) -> Iterator[tuple[Record, Prepared | None]]:
+) -> Iterator[tuple[CacheRecord, Prepared | None]]:
     """Yield (record, pixels) in any order; pixels are None for a refusal and for content that did not change."""
     root = root.absolute()  # a worker may have been started in another working directory
     count = min(workers or os.cpu_count() or 1, -(-len(jobs) // _CHUNK))
@@ -128,14 +128,14 @@ def _results(
         ) from error
 
 
-def _decode_chunk(chunk: list[_Job], root: Path, preprocess: Preprocess) -> list[tuple[Record, Prepared | None]]:
+def _decode_chunk(chunk: list[_Job], root: Path, preprocess: Preprocess) -> list[tuple[CacheRecord, Prepared | None]]:
     import cv2
 
     cv2.setNumThreads(1)  # the processes are the parallelism
     return [_decode(job, root, preprocess) for job in chunk]
 
 
-def _decode(job: _Job, root: Path, preprocess: Preprocess) -> tuple[Record, Prepared | None]:
+def _decode(job: _Job, root: Path, preprocess: Preprocess) -> tuple[CacheRecord, Prepared | None]:
     """Read each file once; hash and decode the same bytes, so a file that changes meanwhile cannot mix."""
     seen_ns = time.time_ns()
     stats: tuple[Stat, ...] = ()
@@ -146,11 +146,13 @@ def _decode(job: _Job, root: Path, preprocess: Preprocess) -> tuple[Record, Prep
         key = hashlib.sha256("|".join([job.volume_key, *(stat[4] for stat in stats)]).encode()).hexdigest()
         if job.known is not None and job.known.key == key:
             return replace(job.known, stats=stats, seen_ns=seen_ns), None
-        with naming(job.uid):
+        with uid_in_errors(job.uid):
             prepared = prepare_bytes([file.view for file in files], job.volume_key, preprocess)
     except DicomRefusal as error:
-        return Record(job.uid, key, stats, seen_ns, bad=str(error)), None  # without a key it is tried again next time
-    record = Record(
+        return CacheRecord(
+            job.uid, key, stats, seen_ns, bad=str(error)
+        ), None  # without a key it is tried again next time
+    record = CacheRecord(
         job.uid,
         key,
         stats,

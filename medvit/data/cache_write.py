@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.data import journal
-from medvit.data.cache import Preprocess, image_bytes, images_per_shard, layout, shard_paths
-from medvit.data.journal import Record
+from medvit.data import cache_journal
+from medvit.data.cache_journal import CacheRecord
+from medvit.data.cache_layout import Preprocess, image_bytes, images_per_shard, layout, shard_paths
 from medvit.errors import CacheError
 from medvit.preprocess import Prepared
 
@@ -34,14 +34,14 @@ class Writer:
     def __init__(self, home: Path, preprocess: Preprocess) -> None:
         self.home, self.preprocess = home, preprocess
         self.bytes, self.per_shard = image_bytes(preprocess), images_per_shard(preprocess)
-        self.by_uid: dict[str, Record] = {}
-        self.by_key: dict[str, Record] = {}
-        self.unread: dict[str, Record] = {}  # rows that could not be read now, not written down
+        self.by_uid: dict[str, CacheRecord] = {}
+        self.by_key: dict[str, CacheRecord] = {}
+        self.unread: dict[str, CacheRecord] = {}  # rows that could not be read now, not written down
 
     def __enter__(self) -> Writer:
         path = self.home / "journal"
         (self.home / "header.json").write_text(json.dumps(layout(self.preprocess), indent=1))
-        records, length = journal.read(path)
+        records, length = cache_journal.read(path)
         sizes = [shard.stat().st_size // self.bytes for shard in shard_paths(self.home)]
         suspect = (self.home / "dirty").exists()
         intact = [record for record in records if self._holds(record, sizes, suspect)]
@@ -61,12 +61,12 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         os.close(self.journal)
 
-    def _remember(self, record: Record) -> None:
+    def _remember(self, record: CacheRecord) -> None:
         self.by_uid[record.uid] = record
         if record.key and not record.bad:
             self.by_key[record.key] = record
 
-    def _holds(self, record: Record, sizes: list[int], suspect: bool) -> bool:
+    def _holds(self, record: CacheRecord, sizes: list[int], suspect: bool) -> bool:
         """Say whether the pixels are there; after a build that did not end, whether their checksum is right as well."""
         if record.bad:
             return True
@@ -99,7 +99,7 @@ class Writer:
                 os.truncate(path, sizes[path]) if path in sizes else path.unlink()
             raise CacheError("E-DISK the disk filled while caching; what this build added was removed") from None
 
-    def add(self, record: Record, prepared: Prepared | None) -> None:
+    def add(self, record: CacheRecord, prepared: Prepared | None) -> None:
         """Append the pixels, then the journal line; equal content is kept once."""
         if not record.key:
             self.by_uid.pop(record.uid, None)
@@ -111,10 +111,10 @@ class Writer:
             record = replace(record, **place)  # type: ignore[arg-type]
         elif prepared is not None:
             record = self._append(record, prepared)
-        journal.write_all(self.journal, record.line())
+        cache_journal.write_all(self.journal, record.line())
         self._remember(record)
 
-    def _append(self, record: Record, prepared: Prepared) -> Record:
+    def _append(self, record: CacheRecord, prepared: Prepared) -> CacheRecord:
         if record.count > self.per_shard:
             raise CacheError(f"row {record.uid} has {record.count} slices; a shard holds {self.per_shard}; set size[0]")
         existing = shard_paths(self.home)
@@ -126,7 +126,7 @@ class Writer:
         descriptor = os.open(self.home / f"shard-{number:03d}.bin", os.O_WRONLY | os.O_CREAT, 0o644)
         try:
             os.lseek(descriptor, used * self.bytes, os.SEEK_SET)
-            journal.write_all(descriptor, pixels.data)
+            cache_journal.write_all(descriptor, pixels.data)
         finally:
             os.close(descriptor)
         return replace(record, shard=number, start=used)

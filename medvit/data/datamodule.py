@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 
-from medvit.data.cache import Cache, Preprocess
+from medvit.data.cache import Cache
+from medvit.data.cache_layout import Preprocess
 from medvit.data.loader import BatchLoader, Plan
 from medvit.data.sampler import Sampler
-from medvit.data.units import Augmentation, Task, Units
+from medvit.data.units import Augmentation, LabelTask, Units
 from medvit.errors import ConfigError, SplitError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Loading:
 class DataModule(pl.LightningDataModule):
     """Batches of one data set. `folder` holds manifest.parquet, splits.parquet and cache/.
 
-    sampler: a `Sampler` or its kind. augment: see `medvit.data.augment`, training only. `loading` are the fields
+    sampler: a `Sampler` or its kind. augment: see `medvit.augment.fused`, training only. `loading` are the fields
     of `Loading` by name. Images come as integers; `normalise` (or `image.float() * scale + shift`) makes the model's
     input on the device. Raises ConfigError for an unknown setting, SplitError for the test split without allow_test.
     """
@@ -75,7 +76,7 @@ class DataModule(pl.LightningDataModule):
         self,
         folder: str | Path,
         preprocess: Preprocess,
-        task: Task,
+        task: LabelTask,
         augment: Augmentation | None = None,
         sampler: Sampler | str = "plain",
         **loading: Any,
@@ -93,7 +94,7 @@ class DataModule(pl.LightningDataModule):
         """Read the manifest and splits and bring the cache up to date; further calls do nothing."""
         if self.cache is not None:
             return
-        from medvit.data import manifest, splits
+        from medvit.dataset import manifest, splits
 
         table = manifest.read(self.folder)
         frozen = splits.read(self.folder, table)

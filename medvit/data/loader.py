@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.data.cache import image_bytes
-from medvit.data.pace import measure
+from medvit.data.cache_layout import image_bytes
+from medvit.data.loader_tuning import tune_loader
 from medvit.data.sampler import Sampler, batches
 from medvit.data.units import Augmentation, Units
 from medvit.types import Batch
@@ -56,7 +56,7 @@ class BatchLoader:
             patients = units.frame["patient"].to_numpy()
             self._chance = plan.sampler.weights(units.target, units.weight, patients, units.one_label)
         self.workers, self.prefetch, self.pin = 0, 2, False
-        measure(self, workers, prefetch, pin)
+        tune_loader(self, workers, prefetch, pin)
 
     batch_sampler = None  # Lightning asks for it beside `sampler`
 

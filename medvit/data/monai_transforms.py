@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai.transforms.transform import MapTransform, Transform
 
-from medvit.data.cache import Preprocess
+from medvit.data.cache_layout import Preprocess
 from medvit.preprocess import FilmPreprocess
 
 if TYPE_CHECKING:

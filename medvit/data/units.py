@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medvit.data.cache import Cache, naming
-from medvit.data.fingerprint import pixel_digest
-from medvit.dicom.sequence import SEQUENCES
+from medvit.data.cache import Cache
+from medvit.data.cache_layout import uid_in_errors
+from medvit.dataset.fingerprint import pixel_digest
+from medvit.dicom.mr_sequence import SEQUENCES
 from medvit.errors import ConfigError, DataError
 from medvit.types import Bag, Batch
 
@@ -33,7 +34,7 @@ class Augmentation(Protocol):
 
 
 @runtime_checkable
-class Task(Protocol):
+class LabelTask(Protocol):
     """The part of a task that turns label columns into numbers."""
 
     def encode(self, frame: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -47,7 +48,7 @@ class Units:
     together: "study", "series" or "patient". Raises DataError when labels within a unit disagree, or its patients do.
     """
 
-    def __init__(self, cache: Cache, rows: NDArray[np.int64], task: Task, bag: str | None = None) -> None:
+    def __init__(self, cache: Cache, rows: NDArray[np.int64], task: LabelTask, bag: str | None = None) -> None:
         if bag not in {None, "study", "series", "patient"}:
             raise ConfigError(f"bag={bag!r}: expected null, study, series or patient")
         self.cache = cache
@@ -92,7 +93,7 @@ class Units:
         if augment is not None:
             position = np.repeat(positions, counts)
             member = np.concatenate([np.arange(count) for count in counts])
-            with naming(", ".join(self.uid[units])):
+            with uid_in_errors(", ".join(self.uid[units])):
                 image = torch.from_numpy(augment(image.numpy(), *draw, position, member))
         bag = None
         if self.bagged:

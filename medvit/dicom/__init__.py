@@ -1,1 +1,1 @@
-"""DICOM objects to pixels and geometry, and the phantoms: the only package that imports pydicom and highdicom."""
+"""One DICOM file: header, facts and pixels. With series, phantom and clinical the only packages that import pydicom."""

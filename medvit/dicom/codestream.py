@@ -15,7 +15,7 @@ _ITEM: Final = 0xFFFEE000
 _START = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"\xff\x0a")
 
 
-class Shape(NamedTuple):
+class CodestreamShape(NamedTuple):
     """The size a codestream announces: what the decoder would allocate."""
 
     rows: int
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
     signed: bool
 
 
-def jpeg_shape(data: memoryview) -> Shape:
+def jpeg_shape(data: memoryview) -> CodestreamShape:
     """Return the size from the frame header (SOFn, or SOF55 of JPEG-LS) of a JPEG codestream (ISO 10918-1 B.2.2)."""
     pos, end = 2, len(data)
     while pos + 4 <= end:
@@ -39,7 +39,7 @@ def jpeg_shape(data: memoryview) -> Shape:
             if pos + 10 > end:
                 break
             precision, rows, columns, samples = struct.unpack_from(">BHHB", data, pos + 4)
-            return Shape(rows, columns, samples, precision, signed=False)
+            return CodestreamShape(rows, columns, samples, precision, signed=False)
         pos += 2 + int(struct.unpack_from(">H", data, pos + 2)[0])
     raise DicomRefusal("E-CODEC", "a compressed frame has no JPEG frame header", fix="export the object again")
 
@@ -56,14 +56,14 @@ def jpeg_colour(data: memoryview) -> str:
     return ""
 
 
-def jpeg2000_shape(data: memoryview) -> Shape:
+def jpeg2000_shape(data: memoryview) -> CodestreamShape:
     """Return the size from the SIZ marker of a JPEG 2000 or HTJ2K codestream, bare or in a box (ISO 15444-1 A.5.1)."""
     at = bytes(data[:4096]).find(b"\xff\x4f\xff\x51")
     if at < 0 or at + 43 > len(data):
         raise DicomRefusal("E-CODEC", "a compressed frame has no JPEG 2000 header", fix="export the object again")
     right, bottom, left, top = struct.unpack_from(">IIII", data, at + 8)
     samples, depth = struct.unpack_from(">HB", data, at + 40)
-    return Shape(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
+    return CodestreamShape(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
 
 
 def jpeg2000_levels(data: memoryview) -> int:

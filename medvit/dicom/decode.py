@@ -19,10 +19,10 @@ import pydicom
 from numpy.typing import NDArray
 
 from medvit.dicom import codestream, tags
-from medvit.dicom.bits import Ends, checked_bits
+from medvit.dicom.bit_depth import Ends, checked_bits
 from medvit.dicom.elements import UNDEFINED
-from medvit.dicom.limits import LIMITS, Limits, check_decoded, check_matrix, within
-from medvit.dicom.matrix import Matrix, matrix_of
+from medvit.dicom.limits import LIMITS, Limits, check_decoded, check_matrix, within_seconds
+from medvit.dicom.pixel_description import PixelDescription, pixel_description
 from medvit.dicom.reduced import decode_reduced
 from medvit.errors import DicomRefusal
 
@@ -39,35 +39,35 @@ class Codec:
 
     name: str
     module: str
-    decode: Callable[[Any, Matrix, int], Array]
-    shape: Callable[[memoryview], codestream.Shape] | None
+    decode: Callable[[Any, PixelDescription, int], Array]
+    shape: Callable[[memoryview], codestream.CodestreamShape] | None
     wavelet: bool = False
     working_bytes: int = 2  # a value, while one frame is decoded
 
 
-def _jpeg(data: Any, m: Matrix, _reduce: int) -> Array:
+def _jpeg(data: Any, m: PixelDescription, _reduce: int) -> Array:
     if m.samples == 1:
         return imagecodecs.jpeg8_decode(data)
     space = "RGB" if m.photometric == "RGB" else "YCBCR"  # as stored: no conversion on the way
     return imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace=space)
 
 
-def _jpegls(data: Any, m: Matrix, _reduce: int) -> Array:
+def _jpegls(data: Any, m: PixelDescription, _reduce: int) -> Array:
     """Decode beside a clock: CharLS 2.4 never comes back from some damaged frames (team-charls/charls, request 334)."""
     seconds = 2 + 1e-7 * m.rows * m.columns * m.samples  # 6 times what a sound frame takes
-    return cast(Array, within(seconds, imagecodecs.jpegls_decode, data))
+    return cast(Array, within_seconds(seconds, imagecodecs.jpegls_decode, data))
 
 
-def _jpegxl(data: Any, m: Matrix, _reduce: int) -> Array:
+def _jpegxl(data: Any, m: PixelDescription, _reduce: int) -> Array:
     """Decode into memory of the declared size: libjxl's wrapper refuses a codestream of another before it decodes."""
     return imagecodecs.jpegxl_decode(data, out=np.empty(m.shape[1:], f"u{max(1, m.allocated // 8)}"))
 
 
-def _jpeg2k(data: Any, _m: Matrix, reduce: int) -> Array:
+def _jpeg2k(data: Any, _m: PixelDescription, reduce: int) -> Array:
     return decode_reduced(data, reduce) if reduce else imagecodecs.jpeg2k_decode(data)
 
 
-def _rle(data: Any, m: Matrix, _reduce: int) -> Array:
+def _rle(data: Any, m: PixelDescription, _reduce: int) -> Array:
     """Decode the byte planes one by one (PS3.5 G.2); each must hold the matrix, whatever the others hold."""
     count, width = m.rows * m.columns, m.allocated // 8
     planes = []
@@ -114,13 +114,13 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
     the codestream has levels; other syntaxes come whole. What was unusual is appended to `dataset.notes`.
     Raises `DicomRefusal`: `E-TAG`, `E-SIZE`, `E-BITS`, `E-TRUNC`, `E-CODEC`, `E-NOPIXELS`.
     """
-    m = matrix_of(dataset)
+    m = pixel_description(dataset)
     check_matrix(m.rows, m.columns, m.samples, m.frames, limits)
     value = dataset.get_item(m.pixel_tag).value
     view = memoryview(value)
     if len(view) == 0:
         raise DicomRefusal("E-NOPIXELS", "PixelData is empty", tag="(7FE0,0010)", fix="export the object again")
-    syntax = tags.word(dataset.file_meta, "TransferSyntaxUID")
+    syntax = tags.text_value(dataset.file_meta, "TransferSyntaxUID")
     encapsulated = dataset.get_item(m.pixel_tag).length == UNDEFINED
     if syntax in _NATIVE and not encapsulated:
         values, name = _native(dataset, view, m), "numpy"
@@ -132,10 +132,10 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
     return Stored(values, name, ends)
 
 
-def stored_colour(dataset: pydicom.Dataset, m: Matrix) -> str:
+def stored_colour(dataset: pydicom.Dataset, m: PixelDescription) -> str:
     """Return the colour space of the stored values: the declared one, unless a JPEG says otherwise about itself."""
     element = dataset.get_item(m.pixel_tag)
-    if m.samples != 3 or CODECS.get(tags.word(dataset.file_meta, "TransferSyntaxUID")) is not _JPEG:
+    if m.samples != 3 or CODECS.get(tags.text_value(dataset.file_meta, "TransferSyntaxUID")) is not _JPEG:
         return m.photometric
     said = codestream.jpeg_colour(codestream.frames(dataset, memoryview(element.value), m.frames)[0])
     if not said or (said == "RGB") == (m.photometric == "RGB"):
@@ -144,21 +144,21 @@ def stored_colour(dataset: pydicom.Dataset, m: Matrix) -> str:
     return said
 
 
-def require_complete(dataset: pydicom.Dataset, m: Matrix) -> None:
+def require_complete(dataset: pydicom.Dataset, m: PixelDescription) -> None:
     """Refuse (`E-TRUNC`) pixel data shorter than the header says, without decoding it."""
     element = dataset.get_item(m.pixel_tag)
     if element.length == UNDEFINED:
         codestream.frames(dataset, memoryview(element.value), m.frames)
-    elif len(element.value) < m.native_bytes and tags.word(dataset.file_meta, "TransferSyntaxUID") in _NATIVE:
+    elif len(element.value) < m.native_bytes and tags.text_value(dataset.file_meta, "TransferSyntaxUID") in _NATIVE:
         raise _cut(len(element.value), m)
 
 
-def _cut(have: int, m: Matrix) -> DicomRefusal:
+def _cut(have: int, m: PixelDescription) -> DicomRefusal:
     found = f"{have} of {m.native_bytes} bytes"
     return DicomRefusal("E-TRUNC", found, tag="(7FE0,0010)", fix="export or copy the object again")
 
 
-def _native(dataset: pydicom.Dataset, view: memoryview, m: Matrix) -> Array:
+def _native(dataset: pydicom.Dataset, view: memoryview, m: PixelDescription) -> Array:
     """View the bytes as the matrix (PS3.5 8.1.1, A.1-A.3) without a copy where the layout allows."""
     have = len(view)
     if have < m.native_bytes:
@@ -184,7 +184,7 @@ def _native(dataset: pydicom.Dataset, view: memoryview, m: Matrix) -> Array:
     return values.reshape(m.shape)
 
 
-def _full_chroma(values: Array, m: Matrix) -> Array:
+def _full_chroma(values: Array, m: PixelDescription) -> Array:
     """Repeat the chroma of YBR_FULL_422 (Y1 Y2 Cb Cr for two pixels, PS3.3 C.7.6.3.1.2)."""
     if m.columns % 2:
         found = f"{m.columns} columns in YBR_FULL_422"
@@ -198,7 +198,7 @@ def _full_chroma(values: Array, m: Matrix) -> Array:
     return full
 
 
-def _mislabelled(dataset: pydicom.Dataset, view: memoryview, m: Matrix, syntax: str) -> Array:
+def _mislabelled(dataset: pydicom.Dataset, view: memoryview, m: PixelDescription, syntax: str) -> Array:
     """Read uncompressed pixels that a compressed transfer syntax was declared for, if the length is exactly right."""
     if syntax not in CODECS:  # private syntaxes may swap bytes
         raise _undecodable(syntax, None)
@@ -215,7 +215,7 @@ def _undecodable(syntax: str, codec: Codec | None) -> DicomRefusal:
 
 
 def _compressed(
-    dataset: pydicom.Dataset, view: memoryview, m: Matrix, syntax: str, reduce: int, limits: Limits
+    dataset: pydicom.Dataset, view: memoryview, m: PixelDescription, syntax: str, reduce: int, limits: Limits
 ) -> tuple[Array, str]:
     """Decode every frame with the codec of the syntax, after all of them have been checked."""
     codec = CODECS.get(syntax)
@@ -248,7 +248,7 @@ def _filled(first: Array, others: Iterable[Array], count: int) -> Array:
     return values
 
 
-def _announced(codec: Codec, piece: memoryview, m: Matrix) -> bool:
+def _announced(codec: Codec, piece: memoryview, m: PixelDescription) -> bool:
     """Compare what the codestream announces with the header, before its decoder allocates; return its sign."""
     if codec.shape is None:
         return m.signed
@@ -264,7 +264,7 @@ def _announced(codec: Codec, piece: memoryview, m: Matrix) -> bool:
     return shape.signed
 
 
-def _decoded(codec: Codec, piece: memoryview, m: Matrix, reduce: int) -> Array:
+def _decoded(codec: Codec, piece: memoryview, m: PixelDescription, reduce: int) -> Array:
     """Decode one frame; whatever the C library objects to becomes `E-CODEC` without its text, which may quote bytes."""
     try:
         values = codec.decode(piece, m, reduce)

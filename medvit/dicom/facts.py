@@ -9,8 +9,8 @@ import pydicom
 from pydicom.uid import UID
 
 from medvit.dicom import tags
-from medvit.dicom.matrix import frame_count
-from medvit.dicom.sequence import sequence
+from medvit.dicom.mr_sequence import sequence
+from medvit.dicom.pixel_description import frame_count
 from medvit.types import Facts
 
 # what vendors write in BodyPartExamined and, if that is empty, in the code meanings -> CID 4031 style names
@@ -121,33 +121,33 @@ def read_facts(dataset: pydicom.Dataset) -> Facts:
 
     Raises `E-TAG` for spacing, Rows, Columns or NumberOfFrames that are there and wrong. Missing ones are 0 or none.
     """
-    syntax = tags.word(dataset.file_meta, "TransferSyntaxUID")
+    syntax = tags.text_value(dataset.file_meta, "TransferSyntaxUID")
     spacing_mm, kind = spacing(dataset)
     return Facts(
-        modality=tags.word(dataset, "Modality").upper(),
-        sop_class=_class_name(tags.word(dataset, "SOPClassUID")),
-        view=view(tags.word(dataset, "ViewPosition")),
+        modality=tags.text_value(dataset, "Modality").upper(),
+        sop_class=_class_name(tags.text_value(dataset, "SOPClassUID")),
+        view=view(tags.text_value(dataset, "ViewPosition")),
         laterality=_laterality(dataset),
-        body_part=body_part(tags.word(dataset, "BodyPartExamined")),
-        manufacturer=tags.word(dataset, "Manufacturer"),
-        model_name=tags.word(dataset, "ManufacturerModelName"),
-        age_years=age_years(tags.word(dataset, "PatientAge")),
-        sex={"M": "M", "F": "F", "O": "O"}.get(tags.word(dataset, "PatientSex").upper()[:1], ""),
-        rows=tags.short(dataset, "Rows", 0),
-        columns=tags.short(dataset, "Columns", 0),
+        body_part=body_part(tags.text_value(dataset, "BodyPartExamined")),
+        manufacturer=tags.text_value(dataset, "Manufacturer"),
+        model_name=tags.text_value(dataset, "ManufacturerModelName"),
+        age_years=age_years(tags.text_value(dataset, "PatientAge")),
+        sex={"M": "M", "F": "F", "O": "O"}.get(tags.text_value(dataset, "PatientSex").upper()[:1], ""),
+        rows=tags.integer16(dataset, "Rows", 0),
+        columns=tags.integer16(dataset, "Columns", 0),
         frames=frame_count(dataset),
         spacing_mm=spacing_mm,
         spacing_kind=kind,
-        photometric=tags.word(dataset, "PhotometricInterpretation"),
+        photometric=tags.text_value(dataset, "PhotometricInterpretation"),
         transfer_syntax=syntax,
-        lossy=tags.word(dataset, "LossyImageCompression") == "01" or syntax in _LOSSY,
-        burned_in={"YES": "yes", "NO": "no"}.get(tags.word(dataset, "BurnedInAnnotation").upper(), "unknown"),
+        lossy=tags.text_value(dataset, "LossyImageCompression") == "01" or syntax in _LOSSY,
+        burned_in={"YES": "yes", "NO": "no"}.get(tags.text_value(dataset, "BurnedInAnnotation").upper(), "unknown"),
         sequence=sequence(dataset),
     )
 
 
 def _laterality(dataset: pydicom.Dataset) -> str:
-    found = tags.word(dataset, "ImageLaterality") or tags.word(dataset, "Laterality")
+    found = tags.text_value(dataset, "ImageLaterality") or tags.text_value(dataset, "Laterality")
     return {"L": "L", "R": "R", "B": "B"}.get(found.upper()[:1], "")
 
 

@@ -14,8 +14,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.uid import UID
 
 from medvit.dicom import storage, tags
-from medvit.dicom.alike import Alike
 from medvit.dicom.elements import Element, Encoding, NeedMoreBytes, Walker
+from medvit.dicom.header_reuse import HeaderReuse
 from medvit.dicom.limits import LIMITS, Limits, check_file_size, inflate
 from medvit.dicom.storage import Source
 from medvit.errors import DicomRefusal
@@ -51,7 +51,7 @@ _NO_IMAGE_MODALITIES = frozenset(
 
 
 def read_dataset(
-    source: Source, *, pixels: bool, force: bool = False, limits: Limits = LIMITS, alike: Alike | None = None
+    source: Source, *, pixels: bool, force: bool = False, limits: Limits = LIMITS, alike: HeaderReuse | None = None
 ) -> pydicom.Dataset:
     """Read one DICOM object; with `pixels=False` only the head of the file is read.
 
@@ -85,13 +85,13 @@ def _load(source: Source, head: int | None, limits: Limits) -> tuple[memoryview,
 
 
 def _parse(
-    view: memoryview, whole: bool, pixels: bool, force: bool, limits: Limits, alike: Alike | None
+    view: memoryview, whole: bool, pixels: bool, force: bool, limits: Limits, alike: HeaderReuse | None
 ) -> pydicom.Dataset:
     notes: list[str] = []
     start = _signature(view, force, notes)
     meta, start = _meta(view, start, limits, whole)
-    syntax = tags.word(meta, "TransferSyntaxUID")
-    if tags.word(meta, "MediaStorageSOPClassUID") == DIRECTORY:
+    syntax = tags.text_value(meta, "TransferSyntaxUID")
+    if tags.text_value(meta, "MediaStorageSOPClassUID") == DIRECTORY:
         raise DicomRefusal("I-SKIP", "SOP class Media Storage Directory (DICOMDIR); its paths are not followed")
     if not syntax and not force:
         raise tags.refuse("TransferSyntaxUID", "missing", fix="read with force=true, the encoding is then guessed")
@@ -168,8 +168,8 @@ def _require_image(dataset: pydicom.Dataset, pixels: Element | None) -> None:
     described = any(keyword in dataset for keyword in ("Rows", "Columns", "BitsAllocated"))
     if described and pixels and pixels.stop > pixels.start:
         return
-    uid = UID(tags.word(dataset, "SOPClassUID"))
-    modality = tags.word(dataset, "Modality")
+    uid = UID(tags.text_value(dataset, "SOPClassUID"))
+    modality = tags.text_value(dataset, "Modality")
     name = uid.name if uid.name != uid else ""
     if modality in _NO_IMAGE_MODALITIES or (name and "Image" not in name):
         raise DicomRefusal("I-SKIP", f"SOP class {name or 'of modality ' + modality}, it holds no image")

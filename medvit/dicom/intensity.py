@@ -31,7 +31,7 @@ def look_up(samples: Array, function: Callable[[Array], Array]) -> NDArray[np.ui
 
 
 @dataclass(frozen=True)
-class Table:
+class LookupTable:
     """A look-up table of PS3.3 C.11: input `first` gives `values[0]`; inputs outside take the end entries."""
 
     first: int
@@ -58,7 +58,7 @@ class Modality:
 
     slope: float = 1.0
     intercept: float = 0.0
-    table: Table | None = None
+    table: LookupTable | None = None
 
     def __call__(self, stored: Array) -> NDArray[np.float32]:
         """Return the modality values, float32, computed without integer overflow."""
@@ -96,7 +96,7 @@ def modality_of(dataset: pydicom.Dataset, *, signed: bool = False) -> Modality:
     """
     tables = tags.items_of(dataset, "ModalityLUTSequence")
     if tables:
-        return Modality(table=table_of(tables[0], signed=signed))
+        return Modality(table=lookup_table_of(tables[0], signed=signed))
     slope = (*tags.decimals(dataset, "RescaleSlope", 1), 1.0)[0]
     intercept = (*tags.decimals(dataset, "RescaleIntercept", 1), 0.0)[0]
     if slope == 0:
@@ -104,7 +104,7 @@ def modality_of(dataset: pydicom.Dataset, *, signed: bool = False) -> Modality:
     return Modality(slope, intercept)
 
 
-def table_of(item: pydicom.Dataset, *, signed: bool, prefix: str = "LUT") -> Table:
+def lookup_table_of(item: pydicom.Dataset, *, signed: bool, prefix: str = "LUT") -> LookupTable:
     """Read LUTDescriptor and LUTData (PS3.3 C.11.1.1), or a palette's; `E-LUT` when they contradict each other."""
     numbers = [int(number) for number in _words16(item, f"{prefix}Descriptor")]
     if len(numbers) != 3:
@@ -121,7 +121,7 @@ def table_of(item: pydicom.Dataset, *, signed: bool, prefix: str = "LUT") -> Tab
         raise _bad_lut(f"LUTData has {len(data)} of {entries} entries", str(entries))
     if int(data.max()) >> bits:
         raise _bad_lut(f"LUT value {int(data.max())}", f"< 2^{bits}")
-    return Table(first, data, bits)
+    return LookupTable(first, data, bits)
 
 
 def _words16(item: pydicom.Dataset, keyword: str) -> NDArray[np.uint16]:
@@ -154,7 +154,7 @@ def voi_of(dataset: pydicom.Dataset, policy: FilmPolicy, span: tuple[float, floa
     if policy.voi == "lut" and not tables:
         raise tags.refuse("VOILUTSequence", "missing", fix="choose voi: auto or window")
     if tables:
-        table = table_of(tables[0], signed=span[0] < 0)
+        table = lookup_table_of(tables[0], signed=span[0] < 0)
         top = float((1 << table.bits) - 1)
         step = f"voi lut 1 of {len(tables)} {table.step}"
         return Voi(0.0, 1.0, step, lambda values: table(values) / top)
@@ -170,7 +170,7 @@ def _window(dataset: pydicom.Dataset, index: int, *, required: bool) -> Voi | No
         found = f"has {len(centers)} centres and {len(widths)} widths, number {index} is asked for"
         raise tags.refuse("WindowCenter", found, fix="set window_index, or voi: none")
     center, width = centers[index], widths[index]
-    function = tags.word(dataset, "VOILUTFunction") or "LINEAR"
+    function = tags.text_value(dataset, "VOILUTFunction") or "LINEAR"
     step = f"voi window {index + 1} of {len(centers)} center={center:g} width={width:g} {function}"
     if width < 1 if function == "LINEAR" else width <= 0:
         raise tags.refuse("WindowWidth", f"is {width:g}", allowed=">= 1", fix="correct the element, or voi: none")

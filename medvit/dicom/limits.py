@@ -100,7 +100,7 @@ class Deadline:
             raise DicomRefusal("E-TIME", "the header takes too long to parse", allowed=f"<= {self.seconds} s")
 
 
-def within(seconds: float, work: Callable[[Any], Any], data: Any) -> Any:
+def within_seconds(seconds: float, work: Callable[[Any], Any], data: Any) -> Any:
     """Return `work(data)`, made in a thread of its own that is left behind after `seconds` of processor time.
 
     For decoders that may never come back. A thread cannot be ended: it costs a core until the process ends.

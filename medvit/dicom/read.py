@@ -16,17 +16,15 @@ import pydicom
 from numpy.typing import NDArray
 
 from medvit.dicom import tags
-from medvit.dicom.accept import check_accepted
-from medvit.dicom.bits import Ends
-from medvit.dicom.colour import luminance
+from medvit.dicom.bit_depth import Ends
 from medvit.dicom.decode import require_complete, stored_frames
 from medvit.dicom.facts import aspect_ratio, read_facts
+from medvit.dicom.grey_scale import luminance, to_grey_scale
 from medvit.dicom.header import read_dataset
 from medvit.dicom.intensity import Modality, Voi, look_up, modality_of, percentile_bounds, voi_of
 from medvit.dicom.limits import check_matrix
-from medvit.dicom.matrix import Matrix, matrix_of
-from medvit.dicom.policy import FilmPolicy
-from medvit.dicom.ramp import ramp
+from medvit.dicom.pixel_description import PixelDescription, pixel_description
+from medvit.dicom.policy import FilmPolicy, check_accepted
 from medvit.dicom.storage import Source
 from medvit.errors import DicomRefusal
 from medvit.types import Facts, Film
@@ -51,7 +49,7 @@ def read_film(source: Source, policy: FilmPolicy | None = None) -> Film:
 
 def film_of(dataset: pydicom.Dataset, policy: FilmPolicy) -> Film:
     """Do as `read_film`, from a data set that `read_dataset` gave with its pixels; may reuse its memory."""
-    m, facts = matrix_of(dataset), read_facts(dataset)
+    m, facts = pixel_description(dataset), read_facts(dataset)
     limits = policy.accept.limits
     check_matrix(m.rows, m.columns, m.samples, m.frames, limits)
     if m.frames != 1:
@@ -81,7 +79,7 @@ def _displayed(
     samples: Array,
     known: Ends | None,
     modality: Modality,
-    m: Matrix,
+    m: PixelDescription,
     policy: FilmPolicy,
     steps: list[str],
 ) -> Film:
@@ -112,16 +110,16 @@ def _displayed(
     steps.append(f"polarity={'inverted' if inverted else 'as stored'}")
     if inverted:
         scale, offset = -scale, 1.0 - offset
-    return Film(*ramp(samples, (low, high), (scale, offset), keep, m.stored), Facts())
+    return Film(*to_grey_scale(samples, (low, high), (scale, offset), keep, m.stored), Facts())
 
 
 def _kept(dataset: pydicom.Dataset, samples: Array, steps: list[str]) -> Array | None:
     """Return where a pixel is no padding (PS3.3 C.7.5.1.1.2), None if none is; the share is recorded."""
     signed = samples.dtype.kind == "i"
-    value = tags.padding(dataset, signed=signed)
+    value = tags.padding_value(dataset, signed=signed)
     if value is None or samples.dtype.kind == "f":
         return None
-    limit = tags.short(dataset, "PixelPaddingRangeLimit", value, signed=signed)
+    limit = tags.integer16(dataset, "PixelPaddingRangeLimit", value, signed=signed)
     low, high = min(value, limit), max(value, limit)
     padded = samples == value if low == high else (samples >= low) & (samples <= high)
     share = float(np.count_nonzero(padded)) / padded.size
@@ -156,7 +154,7 @@ def _check_sign(
     span: tuple[float, ...],
 ) -> None:
     """Refuse (`E-SIGN`) a radiograph with negative modality values: unsigned data flagged signed wraps around."""
-    modality = tags.word(dataset, "Modality")
+    modality = tags.text_value(dataset, "Modality")
     if span[0] >= -0.5 or samples.dtype.kind != "i" or modality not in _FILM_MODALITIES:
         return
     zero = -intercept / slope
@@ -167,7 +165,7 @@ def _check_sign(
         raise DicomRefusal("E-SIGN", found, allowed="<= 0.1 %", tag="(0028,0103)", fix="correct PixelRepresentation")
 
 
-def _whole_range(modality: Modality, m: Matrix, samples: Array, span: tuple[float, ...]) -> Voi:
+def _whole_range(modality: Modality, m: PixelDescription, samples: Array, span: tuple[float, ...]) -> Voi:
     """Return the range that is black to white without any VOI."""
     if modality.table is not None:
         low, high = 0.0, float((1 << modality.table.bits) - 1)
@@ -203,20 +201,20 @@ def _curved(samples: Array, slope: float, intercept: float, curve: Callable[[Arr
     return look_up(samples, levels)
 
 
-def _inverted(dataset: pydicom.Dataset, m: Matrix) -> bool:
+def _inverted(dataset: pydicom.Dataset, m: PixelDescription) -> bool:
     """Return whether low values are white: MONOCHROME1, or PresentationLUTShape INVERSE; both together mean it once."""
-    return m.photometric == "MONOCHROME1" or tags.word(dataset, "PresentationLUTShape") == "INVERSE"
+    return m.photometric == "MONOCHROME1" or tags.text_value(dataset, "PresentationLUTShape") == "INVERSE"
 
 
 def _oriented(dataset: pydicom.Dataset, samples: Array, policy: FilmPolicy, steps: list[str]) -> Array:
     r"""Bring a frontal film to L\F (columns to the patient's left, rows to the feet; PS3.3 C.7.6.1.1.1)."""
-    words = tags.words(dataset, "PatientOrientation")
+    words = tags.text_values(dataset, "PatientOrientation")
     if len(words) != 2 or policy.orientation == "ignore" or not all(words):
         steps.append(f"orientation {'ignored' if policy.orientation == 'ignore' else 'not stated'}")
         return samples
     row, column = words[0][:1], words[1][:1]
     if row in "FH" or column not in "FH":
-        frontal = tags.word(dataset, "Modality") in _FILM_MODALITIES and row in "FH" and column in "LRAP"
+        frontal = tags.text_value(dataset, "Modality") in _FILM_MODALITIES and row in "FH" and column in "LRAP"
         if frontal:
             raise DicomRefusal(
                 "E-ORIENT", "a film turned by 90 degrees", allowed="L\\F", tag="(0020,0020)", fix="turn the film"
@@ -249,7 +247,7 @@ def _square(dataset: pydicom.Dataset, samples: Array, facts: Facts, policy: Film
     return np.asarray(cv2.resize(samples, size, interpolation=cv2.INTER_LINEAR))
 
 
-def _reduction(m: Matrix, policy: FilmPolicy) -> int:
+def _reduction(m: PixelDescription, policy: FilmPolicy) -> int:
     """Return how often the side may be halved so that the film still covers `reduce_to`."""
     if policy.reduce_to is None or m.samples > 1:
         return 0
@@ -260,7 +258,7 @@ def _reduction(m: Matrix, policy: FilmPolicy) -> int:
 def _warnings(dataset: pydicom.Dataset, facts: Facts) -> tuple[str, ...]:
     found = list(dict.fromkeys(dataset.notes))
     if facts.lossy:
-        ratio = tags.word(dataset, "LossyImageCompressionRatio")
+        ratio = tags.text_value(dataset, "LossyImageCompressionRatio")
         found.append(f"W-LOSSY ratio={ratio if ratio.replace('.', '').isdigit() else 'not stated'}")
     if facts.spacing_kind == "ImagerPixelSpacing":
         found.append("W-SPACING spacing=detector plane, not calibrated")

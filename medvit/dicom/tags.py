@@ -53,7 +53,7 @@ def _raw_at(dataset: pydicom.Dataset, tag: int) -> tuple[bytes | None, object]:
     return None, element.value
 
 
-def words(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
+def text_values(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
     """Return the values of a text element without padding; () if it is absent or empty. Never for names."""
     data, value = raw(dataset, keyword)
     if data is None:
@@ -65,9 +65,9 @@ def words(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
     return tuple([part.strip(" \0\t") for part in text.split("\\")]) if text else ()
 
 
-def word(dataset: pydicom.Dataset, keyword: str) -> str:
+def text_value(dataset: pydicom.Dataset, keyword: str) -> str:
     """Return the first value of a text element, "" if there is none."""
-    return next(iter(words(dataset, keyword)), "")
+    return next(iter(text_values(dataset, keyword)), "")
 
 
 def decimals(dataset: pydicom.Dataset, keyword: str, count: int | None = None) -> tuple[float, ...]:
@@ -75,7 +75,7 @@ def decimals(dataset: pydicom.Dataset, keyword: str, count: int | None = None) -
 
     Raises `E-TAG` for anything that is not a number (PS3.5 table 6.2-1), and when `count` numbers are due.
     """
-    found = words(dataset, keyword)
+    found = text_values(dataset, keyword)
     for one in found:
         if not _NUMBER.fullmatch(one) or not math.isfinite(float(one)):
             raise refuse(keyword, f"holds {_shown(one)!r}", allowed="finite decimal numbers", fix="correct the element")
@@ -86,7 +86,7 @@ def decimals(dataset: pydicom.Dataset, keyword: str, count: int | None = None) -
 
 def integer(dataset: pydicom.Dataset, keyword: str, default: int | None = None) -> int:
     """Return the integer of an IS element, `default` if absent; `E-TAG` if it is no integer, or due and absent."""
-    found = word(dataset, keyword)
+    found = text_value(dataset, keyword)
     if not found:
         if default is None:
             raise refuse(keyword, "missing", fix="correct the element")
@@ -96,12 +96,12 @@ def integer(dataset: pydicom.Dataset, keyword: str, default: int | None = None) 
     return int(found)
 
 
-def short(dataset: pydicom.Dataset, keyword: str, default: int | None = None, *, signed: bool = False) -> int:
+def integer16(dataset: pydicom.Dataset, keyword: str, default: int | None = None, *, signed: bool = False) -> int:
     """Return the 16-bit integer of a US or SS element, `default` if absent; `E-TAG` if due and absent, or broken."""
-    return short_at(dataset, _tag(keyword), default, signed=signed)
+    return integer16_at(dataset, _tag(keyword), default, signed=signed)
 
 
-def short_at(dataset: pydicom.Dataset, tag: int, default: int | None = None, *, signed: bool = False) -> int:
+def integer16_at(dataset: pydicom.Dataset, tag: int, default: int | None = None, *, signed: bool = False) -> int:
     """Do as `short`, by the number of the tag (for repeating groups)."""
     data, value = _raw_at(dataset, tag)
     if data is not None and len(data) >= 2:
@@ -139,12 +139,17 @@ def items_of(dataset: pydicom.Dataset, sequence: str | int) -> list[pydicom.Data
     return list(value)
 
 
-def padding(dataset: pydicom.Dataset, *, signed: bool) -> int | None:
+def padding_value(dataset: pydicom.Dataset, *, signed: bool) -> int | None:
     """Return PixelPaddingValue read with the sign of the pixels, whatever VR it was written with; None if absent."""
-    return short(dataset, "PixelPaddingValue", signed=signed) if "PixelPaddingValue" in dataset else None
+    return integer16(dataset, "PixelPaddingValue", signed=signed) if "PixelPaddingValue" in dataset else None
 
 
 def syntax_name(uid: str) -> str:
     """Return the name of a registered transfer syntax, else "private" (a raw UID could name a site)."""
     known = pydicom.uid.UID(uid)
     return f"{known.name} ({uid})" if known.name != uid else "unregistered"
+
+
+def uid_name(word: str) -> str:
+    """Return a registered DICOM UID by its name, any other word as it is."""
+    return syntax_name(word).removesuffix(f" ({word})") if word.startswith("1.2.840.10008.") else word

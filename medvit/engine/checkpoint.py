@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from medvit.config import build
-from medvit.engine.assemble import ARCHITECTURE, build_network
+from medvit.engine.build import ARCHITECTURE, build_network
 from medvit.errors import DataError, RunError
 from medvit.model.network import Network
 from medvit.preprocess import from_json as preprocess_from_json

@@ -19,16 +19,16 @@ from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 
 from medvit.config import build
 from medvit.data import contact_sheet
-from medvit.data.audit import before_training
 from medvit.data.datamodule import DataModule
 from medvit.data.sampler import Sampler
-from medvit.engine import checkpoint, remember
-from medvit.engine.assemble import ARCHITECTURE, build_network, build_preprocess, describe
+from medvit.dataset.leakage import audit_before_training
+from medvit.engine import cached_features, checkpoint
+from medvit.engine.build import ARCHITECTURE, build_network, build_preprocess, describe
+from medvit.engine.cached_features import CachedFeatures
 from medvit.engine.callbacks import AverageWeights, KeepBest, ReportEpoch
 from medvit.engine.module import FineTuner, Plan
 from medvit.engine.overlay import Attach, SaveOverlays
 from medvit.engine.predict import predict, table
-from medvit.engine.remember import Memory
 from medvit.errors import RunError
 from medvit.model.network import Network
 from medvit.optim.strategy import LogisticProbe
@@ -76,7 +76,7 @@ def fit(
     preprocess = build_preprocess(settings, network)
     data = data_module(settings, preprocess, task)
     strategy = build(settings["optim"]["strategy"], settings["trust"])
-    remember.refuse_augmentation(strategy, data)
+    cached_features.refuse_augmentation(strategy, data)
     _ready(settings, data, task)
     studies = data.units("train").frame["study"].nunique()
     strategy = strategy.choose(studies, volumes=preprocess.kind == "volume", augmented=data.augment is not None)
@@ -90,7 +90,9 @@ def fit(
         _refuse_other_sources(folder, data.hashes, weights)
     _leave(folder, settings, module, preprocess, data, weights)
     gpu = _on_gpu(settings["trainer"]["accelerator"])
-    memory = remember.memory(strategy, network, data, describe(settings, network), "cuda" if gpu else "cpu")
+    memory = cached_features.cached_features(
+        strategy, network, data, describe(settings, network), "cuda" if gpu else "cpu"
+    )
     frozen = None if memory is None else "backbone."
     keep = KeepBest(folder / (checkpoint.BEST if memory is None else checkpoint.BEST_HEAD), frozen)
     drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], folder, attach)
@@ -116,7 +118,7 @@ def _ready(settings: dict[str, Any], data: DataModule, task: Any) -> None:
     data.setup("fit")
     if data.cache is not None:
         allow = settings["data"].get("allow_leaks", False)
-        data.hashes["leakage"] = before_training(data.folder, settings["data"]["fold"], data.cache, allow)
+        data.hashes["leakage"] = audit_before_training(data.folder, settings["data"]["fold"], data.cache, allow)
     rows = data.units("train").frame
     task.fit(rows)
     task.log_count(rows, "train")
@@ -134,7 +136,9 @@ def _stoppable() -> Iterator[None]:
         raise KeyboardInterrupt from stop
 
 
-def _run(trainer: pl.Trainer, module: FineTuner, data: DataModule, memory: Memory | None, resume: Path | None) -> None:
+def _run(
+    trainer: pl.Trainer, module: FineTuner, data: DataModule, memory: CachedFeatures | None, resume: Path | None
+) -> None:
     """Train on images, or on the features of a frozen backbone, or solve for the head."""
     if memory is None:
         trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
@@ -152,7 +156,7 @@ def _run(trainer: pl.Trainer, module: FineTuner, data: DataModule, memory: Memor
 
 
 def _predict_again(
-    trainer: pl.Trainer, folder: Path, module: FineTuner, data: DataModule, memory: Memory | None
+    trainer: pl.Trainer, folder: Path, module: FineTuner, data: DataModule, memory: CachedFeatures | None
 ) -> tuple[Network, pd.DataFrame]:
     """Return the best network as the folder rebuilds it, and its validation predictions, kept in the folder too."""
     best = checkpoint.load_run(folder).network

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medvit.errors import RunError
-from medvit.model.linear import at_rest
+from medvit.model.linear import frozen_weights
 from medvit.model.network import Encode, Network
 from medvit.optim.schedule import warmup_cosine
 from medvit.types import Bag, Batch
@@ -112,7 +112,7 @@ class FineTuner(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """The weights stay as they are until the epoch's end."""
-        self._resting.enter_context(at_rest(self.network))
+        self._resting.enter_context(frozen_weights(self.network))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Keep the predictions of the batch."""

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from medvit.data.manifest import MASKS
+from medvit.dataset.manifest import MASKS
 from medvit.engine.module import Predictions, gather
 from medvit.model.network import Encode
 from medvit.types import Batch, Facts

@@ -3,9 +3,9 @@
     method(network, image [B C *S], output) -> maps [B *grid], float32; positive speaks for the output
 
 A map has one value per patch. `integrated`, `occlusion` and `gradcam` have a sign, the others are at least 0. None is
-right by itself: `medvit.explain.faithfulness` measures which one tells what the network used, `medvit.explain.localise`
-which one points at the finding. `relevance` and `grad_attention` hold the attention of every block with its gradient
-(B x depth x heads x T x T numbers): give few images at a time.
+right by itself: `medvit.explain.faithfulness` measures which one tells what the network used,
+`medvit.explain.localisation` which one points at the finding. `relevance` and `grad_attention`
+hold the attention of every block with its gradient (B x depth x heads x T x T numbers): give few images at a time.
 
 `integrated` and `occlusion` ask what the network makes of the image instead of something else: the `reference`
 [1 C *S], best the average image without the finding (`medvit.explain.reference`); by default an even grey.
@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from medvit.errors import ConfigError
+from medvit.explain.activations import NO_ATTENTION, Activations, evaluation_mode, record_activations
 from medvit.explain.reference import grey
-from medvit.explain.tracing import NO_ATTENTION, Traced, evaluating, tracing
 from medvit.model.network import Network
 from medvit.types import Bag
 
@@ -48,7 +48,7 @@ def integrated(
     total = torch.zeros_like(image)
     for step in range(STEPS):
         at = start + (step + 0.5) / STEPS * (image.detach() - start)
-        with tracing(network, at, full=False) as traced:
+        with record_activations(network, at, full=False) as traced:
             total += _gradients(traced.logits[:, output], [traced.image])[0]
     share = ((image.detach() - start) * total / STEPS).sum(dim=1)
     cell = [length // side for length, side in zip(image.shape[2:], network.backbone.grid, strict=True)]
@@ -62,7 +62,7 @@ def relevance(network: Network, image: Float[Tensor, "B C *S"], output: int) -> 
     Chefer et al. 2021 (ICCV), as one row per image instead of a product of T x T matrices: it starts as the class token
     or the pool's shares, and is given back without that start, so that mean pooling adds no even background.
     """
-    with tracing(network, image) as traced:
+    with record_activations(network, image) as traced:
         gradients = _gradients(traced.logits[:, output], traced.attention)
         start = _pool_row(network, traced, output)
         row = start
@@ -76,7 +76,7 @@ def grad_attention(network: Network, image: Float[Tensor, "B C *S"], output: int
 
     Queries weigh by their gradient: the class token's row alone counts in the last block where it is the pool.
     """
-    with tracing(network, image) as traced:
+    with record_activations(network, image) as traced:
         gradients = _gradients(traced.logits[:, output], traced.attention)
         parts = [(g * a).relu().mean(dim=1).sum(dim=1) for g, a in zip(gradients, traced.attention, strict=True)]
         total = torch.stack(parts).sum(dim=0)
@@ -88,7 +88,7 @@ def head_attention(network: Network, image: Float[Tensor, "B C *S"], output: int
 
     Of a class token: its attention in the last block. Of mean pooling: every patch alike. Costs one forward pass.
     """
-    with tracing(network, image, full=not hasattr(network.pool, "attention")) as traced:
+    with record_activations(network, image, full=not hasattr(network.pool, "attention")) as traced:
         if hasattr(network.pool, "attention"):
             row = _pool_row(network, traced, output)
         else:
@@ -98,7 +98,7 @@ def head_attention(network: Network, image: Float[Tensor, "B C *S"], output: int
 
 def rollout(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Float[Tensor, "B ..."]:
     """Multiply the attention of all blocks, half residual (Abnar and Zuidema 2020). Knows nothing of the output."""
-    with tracing(network, image) as traced:
+    with record_activations(network, image) as traced:
         row = _pool_row(network, traced, output)
         for weights in reversed(traced.attention):
             row = 0.5 * row + 0.5 * torch.einsum("bq,bqk->bk", row, weights.mean(dim=1))
@@ -111,7 +111,7 @@ def gradcam(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Fl
     norm = getattr(network.backbone.blocks[-1], "norm1", None)
     hook = norm.register_forward_hook(lambda _module, _given, made: caught.append(made)) if norm is not None else None
     try:
-        with tracing(network, image, full=False) as traced:
+        with record_activations(network, image, full=False) as traced:
             tokens = caught[0] if caught else traced.tokens.patches
             gradient = _gradients(traced.logits[:, output], [tokens])[0]
             count = math.prod(traced.tokens.grid)
@@ -136,7 +136,7 @@ def occlusion(
     fall, count = image.new_zeros(len(image), *grid), image.new_zeros(grid)
     fill = grey(image) if reference is None else reference.expand_as(image)
     at_once = max(1, _AT_ONCE // len(image))
-    with torch.no_grad(), evaluating(network):
+    with torch.no_grad(), evaluation_mode(network):
         whole = network(image)[:, output]
         for first in range(0, len(starts), at_once):
             part = starts[first : first + at_once]
@@ -189,7 +189,7 @@ def of_bag(
     if network.bag is None or not hasattr(network.bag, "attention"):
         raise ConfigError("the network pools single images; of_bag needs bag=study")
     inside = torch.stack([way(network, images, output) for images in image])
-    with torch.no_grad(), evaluating(network):
+    with torch.no_grad(), evaluation_mode(network):
         flat = network.from_tokens(network.backbone(image.flatten(0, 1)))
         vectors = flat.reshape(*image.shape[:2], *flat.shape[1:])
         if vectors.ndim == 4:
@@ -206,7 +206,7 @@ def _gradients(logit: Tensor, of: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(logit.sum(), of, materialize_grads=True, allow_unused=True))
 
 
-def _pool_row(network: Network, traced: Traced, output: int) -> Float[Tensor, "B T"]:
+def _pool_row(network: Network, traced: Activations, output: int) -> Float[Tensor, "B T"]:
     """Return how much the pool takes of each token: all of the class token, or the shares of the output's query.
 
     A pool tells its shares of the patches; the rest to 1 it took from the class token, in front.

@@ -17,7 +17,7 @@ SIDE = 48
 _BLOCK = 256
 
 
-def shrink(images: ArrayLike, side: int = SIDE) -> Array:
+def downsample(images: ArrayLike, side: int = SIDE) -> Array:
     """Return images [n H W], each side at least `side`, averaged to `side` x `side`, fp64 [n side*side].
 
     Every pixel counts by the part of it that lies in the target pixel.
@@ -47,7 +47,7 @@ def ridge(train: Array, target: ArrayLike, test: Array, strengths: Sequence[floa
     return scores
 
 
-def nearest(train: Array, target: ArrayLike, test: Array) -> Array:
+def nearest_neighbour(train: Array, target: ArrayLike, test: Array) -> Array:
     """Return the label of the nearest training image [m], ties between equally near ones averaged (Euclidean)."""
     y = _target(train, target)
     square = (train**2).sum(axis=1)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvit.errors import EvaluationError
-from medvit.metric.baseline import shrink
+from medvit.metric.baseline import downsample
 
 Array = NDArray[np.float64]
 METHODS = ("pixels", "mahalanobis", "knn", "together")
@@ -29,7 +29,7 @@ _RIDGE = 0.1  # least weight of the unit matrix in a covariance of standardised 
 _AT_ONCE = 512
 
 
-def statistics(planes: NDArray[Any]) -> Array:
+def pixel_statistics(planes: NDArray[Any]) -> Array:
     """Return plain statistics of grey integer images [n H W] as fp64 [n 82], each side 8 pixels or more.
 
     A thumbnail of 8 x 8, quantiles of the grey values, mean of the four borders and of the middle, mean step to the
@@ -53,7 +53,9 @@ def _described(grey: NDArray[np.float32]) -> Array:
     steps = np.stack([np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)], axis=1)
     spread = np.quantile(grey.reshape(count, -1), _SHARES, axis=1).T
     bands = np.array([[_band(image, sigma) for sigma in _SIGMAS] for image in grey])
-    return np.concatenate([shrink(grey, _THUMB), spread, means, steps, np.log(bands + 1e-4)], axis=1, dtype=np.float64)
+    return np.concatenate(
+        [downsample(grey, _THUMB), spread, means, steps, np.log(bands + 1e-4)], axis=1, dtype=np.float64
+    )
 
 
 def _band(image: NDArray[np.float32], sigma: float) -> float:
@@ -62,7 +64,7 @@ def _band(image: NDArray[np.float32], sigma: float) -> float:
 
 
 @dataclass(frozen=True)
-class Cloud:
+class Gaussian:
     """Where features of training images lie: `mean` [F], `turn` [F F] to uncorrelated features of variance 1."""
 
     mean: Array
@@ -78,7 +80,7 @@ class Cloud:
         return np.asarray(np.sqrt((away**2).sum(axis=1)))
 
 
-def cloud(train: ArrayLike) -> Cloud:
+def fit_gaussian(train: ArrayLike) -> Gaussian:
     """Return the cloud of training features [n F]: standardised, their correlations shrunk towards none.
 
     The weight of "none" is 0.1, more where there are few images for the number of features: F / (n + F).
@@ -91,10 +93,10 @@ def cloud(train: ArrayLike) -> Cloud:
     scaled = (rows - rows.mean(axis=0)) / spread
     shrunk = (1 - weight) * (scaled.T @ scaled) / len(rows) + weight * np.eye(rows.shape[1])
     values, axes = np.linalg.eigh(shrunk)
-    return Cloud(rows.mean(axis=0), axes / np.sqrt(values) / spread[:, None])
+    return Gaussian(rows.mean(axis=0), axes / np.sqrt(values) / spread[:, None])
 
 
-class Scale(NamedTuple):
+class DistanceScale(NamedTuple):
     """Two distances of validation images: what half of them and what `LEVEL` of them stay below."""
 
     middle: float
@@ -105,14 +107,14 @@ class Scale(NamedTuple):
         return (distance - self.middle) / max(self.limit - self.middle, 1e-12)
 
 
-def scale(validation: Array) -> Scale:
+def fit_scale(validation: Array) -> DistanceScale:
     """Return the scale of validation distances; raises EvaluationError where there are none."""
     if not validation.size:
         raise EvaluationError("no validation image: the limits of the distances need some")
-    return Scale(float(np.median(validation)), float(np.quantile(validation, LEVEL)))
+    return DistanceScale(float(np.median(validation)), float(np.quantile(validation, LEVEL)))
 
 
-class Seen(NamedTuple):
+class Features(NamedTuple):
     """What is known of images: `statistics` [n 82] of their pixels and the network's pooled `vector` [n W]."""
 
     statistics: Array
@@ -123,13 +125,13 @@ class Seen(NamedTuple):
 class Envelope:
     """What the training images look like, in pixels and to the network; `nearest` are unit vectors [n W]."""
 
-    pixels: Cloud
-    vectors: Cloud
+    pixels: Gaussian
+    vectors: Gaussian
     nearest: Array
     k: int
-    scales: dict[str, Scale]
+    scales: dict[str, DistanceScale]
 
-    def scores(self, seen: Seen) -> dict[str, Array]:
+    def scores(self, seen: Features) -> dict[str, Array]:
         """Return every distance of images [m], higher is less like training, 1 is the limit.
 
         Raises:
@@ -145,7 +147,7 @@ class Envelope:
         return {**scaled, "together": self.scales["together"](most) if "together" in self.scales else most}
 
 
-def fit(train: Seen, validation: Seen, k: int = 50) -> Envelope:
+def fit_envelope(train: Features, validation: Features, k: int = 50) -> Envelope:
     """Return the envelope of training images, its limits set on validation images.
 
     Raises:
@@ -154,21 +156,21 @@ def fit(train: Seen, validation: Seen, k: int = 50) -> Envelope:
     if len(train.vector) <= k or k < 1:
         raise EvaluationError(f"{len(train.vector)} training images, k={k}: expected more images than k")
     rows = _checked(train.vector, train.vector.shape[1])
-    draft = Envelope(cloud(train.statistics), cloud(rows), _unit(rows), k, {})
-    scales = {name: scale(draft.scores(validation)[name]) for name in METHODS[:-1]}
+    draft = Envelope(fit_gaussian(train.statistics), fit_gaussian(rows), _unit(rows), k, {})
+    scales = {name: fit_scale(draft.scores(validation)[name]) for name in METHODS[:-1]}
     draft = Envelope(draft.pixels, draft.vectors, draft.nearest, k, scales)
-    scales["together"] = scale(draft.scores(validation)["together"])
+    scales["together"] = fit_scale(draft.scores(validation)["together"])
     return Envelope(draft.pixels, draft.vectors, draft.nearest, k, scales)
 
 
-def pixels_to_json(pixels: Cloud, own: Scale) -> dict[str, Any]:
+def pixels_to_json(pixels: Gaussian, own: DistanceScale) -> dict[str, Any]:
     """Return the part that needs no network as plain JSON; it holds means and correlations, no single image."""
     return {"mean": pixels.mean.tolist(), "turn": pixels.turn.tolist(), "middle": own.middle, "limit": own.limit}
 
 
-def pixels_from_json(data: Mapping[str, Any]) -> tuple[Cloud, Scale]:
+def pixels_from_json(data: Mapping[str, Any]) -> tuple[Gaussian, DistanceScale]:
     """Return what `pixels_to_json` wrote."""
-    return Cloud(np.array(data["mean"]), np.array(data["turn"])), Scale(data["middle"], data["limit"])
+    return Gaussian(np.array(data["mean"]), np.array(data["turn"])), DistanceScale(data["middle"], data["limit"])
 
 
 def fpr_at_95(inside: ArrayLike, outside: ArrayLike) -> float:

@@ -19,7 +19,7 @@ Statistic = Callable[[Array], Array]
 _LEAST = 1e-3  # share that an empty bin counts as: an index of stability has no logarithm of 0
 
 
-def moments(values: Array) -> Statistic:
+def mean_and_variance(values: Array) -> Statistic:
     """Return the statistic (mean, variance) [D 2] of numbers [n]."""
 
     def of(weight: Array) -> Array:
@@ -30,13 +30,13 @@ def moments(values: Array) -> Statistic:
     return of
 
 
-def shares(bins: NDArray[np.intp], count: int) -> Statistic:
+def proportions(bins: NDArray[np.intp], count: int) -> Statistic:
     """Return the statistic of the shares [D count] of bins, each unit's given by `bins` [n] from 0 on."""
     member = np.eye(count)[bins]
     return lambda weight: ratio(weight @ member, weight.sum(axis=1, keepdims=True))
 
 
-def standardised(one: Array, other: Array) -> Array:
+def standardised_difference(one: Array, other: Array) -> Array:
     """Return (mean of other - mean of one) over the root of their mean variance [D], from moments [D 2].
 
     NaN where neither set varies. Cohen 1988; of shares p the variance is p (1 - p) (Austin 2009, Stat Med).
@@ -50,7 +50,7 @@ def stability_index(one: Array, other: Array) -> Array:
     return np.asarray(((q - p) * np.log(q / p)).sum(axis=1))
 
 
-def kolmogorov(values: Array) -> Statistic:
+def kolmogorov_smirnov(values: Array) -> Statistic:
     """Return the largest difference [D] of the two distribution functions of numbers [n]; weights: the set, 0 or 1."""
     order = np.argsort(values, kind="stable")
     last = np.r_[np.flatnonzero(np.diff(values[order])), values.size - 1]
@@ -63,13 +63,15 @@ def kolmogorov(values: Array) -> Statistic:
     return of
 
 
-def variation(bins: NDArray[np.intp], count: int) -> Statistic:
+def total_variation(bins: NDArray[np.intp], count: int) -> Statistic:
     """Return half the sum of differences of shares [D] between the sets; weights are the set, 0 or 1."""
-    of = shares(bins, count)
+    of = proportions(bins, count)
     return lambda side: np.asarray(np.abs(of(side) - of(1.0 - side)).sum(axis=1) / 2)
 
 
-def dealt_anew(statistic: Statistic, patient: ArrayLike, second: NDArray[np.bool_], draws: int, seed: int) -> float:
+def permutation_test(
+    statistic: Statistic, patient: ArrayLike, second: NDArray[np.bool_], draws: int, seed: int
+) -> float:
     """Return the p value of a distance between two sets [n] when patients are dealt to them at random, whole.
 
     Raises nothing: with one patient in a set the least p value is still right, and large.

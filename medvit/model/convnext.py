@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from medvit.errors import ConfigError, WeightsError
-from medvit.model import adapt, store
-from medvit.model.baseline import Convolutional
+from medvit.model.cnn import Convolutional
+from medvit.model.pretrained import adapt, store
 
 log = logging.getLogger(__name__)
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

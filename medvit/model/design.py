@@ -11,7 +11,7 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")
 
 
 @dataclass(frozen=True)
-class Design:
+class Architecture:
     """What tells one descendant of the ViT from another; the defaults are the plain pre-norm encoder of the paper.
 
     `prefix` is the number of tokens without a place; `mlp` the hidden width (None: four times the width), of the gated
@@ -62,7 +62,7 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Regime:
+class TrainingOptions:
     """How the encoder is trained; changes no weight and nothing in evaluation.
 
     `drop_path` is the rate of the last block (linear from 0), `keep` the fraction of patches kept per image,

@@ -88,7 +88,8 @@ class FeatureCache:
         data, meta = self.folder / f"{name}.npy", self.folder / f"{name}.json"
         if not (data.exists() and meta.exists()):
             self._fill(backbone, uids, batches, keep, data, meta)
-        os.utime(data)  # used now
+        now = time.time_ns()
+        os.utime(data, ns=(now, now))  # used now, finer than the clock a bare utime takes
         form = json.loads(meta.read_text())
         return Features(np.load(data, mmap_mode="r"), form["prefix"], tuple(form["grid"]), keep == "summary")
 
@@ -164,7 +165,7 @@ def weights_digest(backbone: Backbone) -> str:
 def _code_digest() -> str:
     """Return the sha256 of what computes the features: all of `medvit.model`."""
     state = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         state.update(path.name.encode() + path.read_bytes())
     return state.hexdigest()
 

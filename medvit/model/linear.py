@@ -58,7 +58,7 @@ class Linear(nn.Linear):
 
 
 @contextmanager
-def at_rest(network: nn.Module) -> Iterator[None]:
+def frozen_weights(network: nn.Module) -> Iterator[None]:
     """Say that the weights stay as they are: bf16 inference on a CPU inside is faster, and gives the same numbers."""
     layers = [module for module in network.modules() if isinstance(module, Linear)]
     try:

@@ -39,7 +39,7 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class ImagePool(Protocol):
-    """What gathers the images of a bag, as `medvit.model.study.StudyBag`."""
+    """What gathers the images of a bag, as `medvit.model.bag.StudyBag`."""
 
     def attach(self, width: int) -> None:
         """Make the parameters for `width` channels."""

@@ -16,7 +16,7 @@ INTERPOLATIONS = ("bicubic", "bicubic_antialias", "bilinear", "trilinear")
 ROPES = ("centred", "index")
 
 
-def cells(size: tuple[int, ...], divisor: tuple[int, ...], word: str) -> tuple[int, ...]:
+def grid_size(size: tuple[int, ...], divisor: tuple[int, ...], word: str) -> tuple[int, ...]:
     """Return how many patches or strides (`word`) of `divisor` pixels an image of `size` pixels has per axis.
 
     Raises:

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from medvit.errors import ConfigError
 from medvit.model import positions
 from medvit.model.attention import Attention, Rotary
-from medvit.model.design import Design, Regime
+from medvit.model.design import Architecture, TrainingOptions
 from medvit.model.linear import Linear, activate, embed_patches
 from medvit.types import Tokens
 
@@ -33,7 +33,7 @@ CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 class Mlp(nn.Module):
     """Two linear layers with an activation; gated (SwiGLU) when the first gives [gate; value] in one product."""
 
-    def __init__(self, width: int, design: Design) -> None:
+    def __init__(self, width: int, design: Architecture) -> None:
         super().__init__()
         hidden = design.mlp or 4 * width
         self.act, self.gated = design.act, design.gated
@@ -69,7 +69,7 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """One pre-norm block: tokens exchange (attention), then each thinks (MLP); both add to the residual stream."""
 
-    def __init__(self, width: int, heads: int, grid: tuple[int, ...], design: Design, drop_path: float) -> None:
+    def __init__(self, width: int, heads: int, grid: tuple[int, ...], design: Architecture, drop_path: float) -> None:
         super().__init__()
         flags = {"qkv_bias": design.qkv_bias, "qk_norm": design.qk_norm, "out_norm": design.attn_norm}
         scale = design.layer_scale
@@ -144,8 +144,8 @@ class ViT(nn.Module):
         width: int = 384,
         depth: int = 12,
         heads: int = 6,
-        design: Design = Design(),  # noqa: B008 (frozen)
-        regime: Regime = Regime(),  # noqa: B008 (frozen)
+        design: Architecture = Architecture(),  # noqa: B008 (frozen)
+        regime: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         if len(patch_size) not in CONV or len(image_size) != len(patch_size) or width % heads or depth < 1:
@@ -193,7 +193,7 @@ class ViT(nn.Module):
 
     def grid_of(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Return the patches per axis of an image of `size`; ConfigError names the pixels that would be lost."""
-        return positions.cells(size, self.divisor, "patch")
+        return positions.grid_size(size, self.divisor, "patch")
 
     def forward(self, image: Float[Tensor, "B C *S"], keep: Int[Tensor, "B M"] | None = None) -> Tokens:
         """Return the tokens of the last block after the norm; with patches dropped in training N is what was kept."""

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from medvit.errors import ConfigError
 
 
-class Course:
+class WarmupCosine:
     """The rate of one group over the steps, as a multiple of its own: up linearly, then down along a cosine.
 
     A group that is frozen at first rises when it is set free: its warm-up starts there. The scheduler stores `start`,
@@ -45,4 +45,6 @@ def warmup_cosine(optimizer: Optimizer, warmup: int, steps: int, floor: float = 
     """
     if not (0 <= warmup <= steps and steps > 0 and 0 <= floor <= 1):
         raise ConfigError(f"schedule: expected 0 <= warmup={warmup} <= steps={steps}, and 0 <= floor={floor} <= 1")
-    return LambdaLR(optimizer, [Course(group["params"], warmup, steps, floor) for group in optimizer.param_groups])
+    return LambdaLR(
+        optimizer, [WarmupCosine(group["params"], warmup, steps, floor) for group in optimizer.param_groups]
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 from medvit.errors import ConfigError
 from medvit.model.network import Network
-from medvit.optim.layer import Layer, layers, parameter_groups, table
+from medvit.optim.parameter_groups import Layer, layers, parameter_groups, table
 
 logger = logging.getLogger(__name__)
 

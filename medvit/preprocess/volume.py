@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.dicom.series_policy import SeriesPolicy
 from medvit.dicom.storage import Source
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess.definition import Definition, Prepared, as_bytes
@@ -17,6 +16,7 @@ from medvit.preprocess.image_file import is_nifti, read_nifti
 from medvit.preprocess.placement import Placement, overlap
 from medvit.preprocess.ranks import Ranks
 from medvit.preprocess.resize import resize, resize_volume
+from medvit.series.policy import SeriesPolicy
 from medvit.types import Volume
 
 Series = Source | Volume | Sequence[Source]
@@ -36,7 +36,7 @@ class VolumePreprocess(Definition):
     its aspect kept and D stretched. With a spacing, what lies beyond `size` is cropped away (warning W-CROP).
     intensity: "percentile" (`limits` percentiles of the foreground become 0 and 1), "zscore" (foreground mean and
     deviation, -3 to 5 become 0 and 1) or "window" (`limits` are values, e.g. HU). Foreground is what lies above a
-    tenth of the 99th percentile. series: settings of `medvit.dicom.series_policy.SeriesPolicy` by name.
+    tenth of the 99th percentile. series: settings of `medvit.series.policy.SeriesPolicy` by name.
     """
 
     kind: ClassVar[str] = "volume"
@@ -95,7 +95,7 @@ class VolumePreprocess(Definition):
         if len(data) == 1 and is_nifti(data[0]):
             volumes = read_nifti(data[0])
         else:
-            from medvit.dicom.series import read_series
+            from medvit.series.read import read_series
 
             volumes = read_series(data, SeriesPolicy(**self.series))
         named = {volume.key: volume for volume in volumes}

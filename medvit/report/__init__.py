@@ -1,1 +1,1 @@
-"""Reports that are read by people: the quality of a data set, and the evaluation of a model."""
+"""The evaluation report: tables, figures, wording, reporting checklist and the page."""

@@ -10,14 +10,14 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from medvit.errors import EvaluationError
-from medvit.metric.baseline import SIDE, metadata_table, nearest, ridge, shrink
+from medvit.metric.baseline import SIDE, downsample, metadata_table, nearest_neighbour, ridge
 
 Array = NDArray[np.float64]
 _NUMBERS, _WORDS = ("age_years",), ("sex", "view", "manufacturer")
 
 
 @dataclass(frozen=True)
-class Known:
+class BaselineSide:
     """What a baseline may use of one split: `uid` [n], grey `images` [n H W] or None, and `table` with facts [n rows].
 
     `table` has `target.<name>` (NaN where missing) for training; of the test set the targets are never read.
@@ -28,7 +28,7 @@ class Known:
     table: pd.DataFrame
 
 
-def shortcut_baselines(train: Known, test: Known, names: Sequence[str]) -> dict[str, pd.DataFrame]:
+def shortcut_baselines(train: BaselineSide, test: BaselineSide, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Return what `Extras.baselines` takes: pixel ridge, pixel 1-nearest neighbour, and metadata alone.
 
     Pixels are averaged to 48 x 48, or to the shorter side of smaller images. A finding whose known training labels are
@@ -47,9 +47,9 @@ def shortcut_baselines(train: Known, test: Known, names: Sequence[str]) -> dict[
     made: dict[str, pd.DataFrame] = {}
     if train.images is not None and test.images is not None:
         side = min(SIDE, *np.asarray(train.images).shape[1:])
-        pixels = shrink(train.images, side), shrink(test.images, side)
+        pixels = downsample(train.images, side), downsample(test.images, side)
         made[f"pixel ridge, {side}×{side}"] = _scored(ridge, *pixels, train, test, names)
-        made["pixel 1-nearest neighbour"] = _scored(nearest, *pixels, train, test, names)
+        made["pixel 1-nearest neighbour"] = _scored(nearest_neighbour, *pixels, train, test, names)
     facts = [name for name in (*_NUMBERS, *_WORDS) if name in train.table and name in test.table]
     if facts:
         first, second = metadata_table(_columns(train.table, facts), _columns(test.table, facts))
@@ -61,8 +61,8 @@ def _scored(
     score: Callable[[Array, ArrayLike, Array], Array],
     first: Array,
     second: Array,
-    train: Known,
-    test: Known,
+    train: BaselineSide,
+    test: BaselineSide,
     names: Sequence[str],
 ) -> pd.DataFrame:
     columns: dict[str, Array] = {}

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from medvit.report.frozen import Frozen
-from medvit.report.predictions import Sample
+from medvit.prediction.predictions import Sample
+from medvit.prediction.thresholds import FrozenThresholds
 from medvit.report.table import Row, Table
 
 AUTO, AUTHOR, NOT_APPLICABLE = "auto-filled", "needs author", "n/a"
@@ -40,7 +40,9 @@ def checklist(facts: Mapping[str, str], answers: Mapping[str, str] | None = None
     return Table("checklist", "Reporting checklists", columns, rows, note)
 
 
-def facts(test: Sample, frozen: Frozen, tables: Mapping[str, Table], provenance: Mapping[str, Any]) -> dict[str, str]:
+def facts(
+    test: Sample, frozen: FrozenThresholds, tables: Mapping[str, Table], provenance: Mapping[str, Any]
+) -> dict[str, str]:
     """Return the sentences that answer items, from the tables that were made and from the run's provenance."""
     known = {key: _sentence(provenance[key]) for key in FROM_PROVENANCE if provenance.get(key)}
     return {**_measured(test, tables), **_methods(test, frozen), **_external(provenance), **_parts(tables), **known}
@@ -63,7 +65,7 @@ def _measured(test: Sample, tables: Mapping[str, Table]) -> dict[str, str]:
     }
 
 
-def _methods(test: Sample, frozen: Frozen) -> dict[str, str]:
+def _methods(test: Sample, frozen: FrozenThresholds) -> dict[str, str]:
     spec, boot = test.spec, test.spec.bootstrap
     return {
         "missing": "A missing or ignored label is left out of its finding, in training and here; counts are given.",

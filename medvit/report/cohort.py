@@ -13,9 +13,9 @@ from medvit.errors import EvaluationError
 from medvit.metric.bootstrap import p_value
 from medvit.metric.ranking import Ranking
 from medvit.metric.subgroup import difference
-from medvit.report.aggregate import APART
-from medvit.report.frozen import Frozen
-from medvit.report.predictions import Sample, findings_of
+from medvit.prediction.aggregate import APART
+from medvit.prediction.predictions import Sample, findings_of
+from medvit.prediction.thresholds import FrozenThresholds
 from medvit.report.table import Row, Table, estimate, missing
 
 Array = NDArray[np.float64]
@@ -92,7 +92,7 @@ def _values(column: pd.Series) -> set[str]:
     return set(column.dropna().astype(str).str.split(APART, regex=False).explode())
 
 
-def baselines(test: Sample, frozen: Frozen, given: Mapping[str, pd.DataFrame]) -> Table:
+def baselines(test: Sample, frozen: FrozenThresholds, given: Mapping[str, pd.DataFrame]) -> Table:
     """Return the AUROC of shortcut baselines on the same units and how much the model is better, paired.
 
     `given` maps a baseline's name to a table with `uid` (of the unit) and `score.<finding>` for every unit.
@@ -150,6 +150,6 @@ def baseline_scores(test: Sample, baseline: str, table: pd.DataFrame, name: str)
     return values
 
 
-def counted(test: Sample) -> dict[str, Any]:
+def cohort_counts(test: Sample) -> dict[str, Any]:
     """Return the numbers a headline needs: images, units and patients of the test set."""
     return {"images": test.images, "units": len(test.table), "patients": int(np.unique(test.patient.astype(str)).size)}

@@ -16,13 +16,13 @@ from medvit.metric.delong import paired_test
 from medvit.metric.multiplicity import holm
 from medvit.metric.operating_point import rates
 from medvit.metric.ranking import Ranking
+from medvit.prediction.predictions import Finding, Sample
+from medvit.prediction.thresholds import FrozenThresholds
 from medvit.report.discrimination import rule_name
-from medvit.report.evaluation import Report, Section
-from medvit.report.frozen import Frozen
-from medvit.report.groups import groups_of
-from medvit.report.predictions import Finding, Sample
+from medvit.report.page import Report, Section
+from medvit.report.subgroups import groups_of
 from medvit.report.table import Row, Table, fewest, missing, plain
-from medvit.report.wording import cell
+from medvit.report.wording import format_estimate
 
 Array = NDArray[np.float64]
 SCHEMA = "medvit.comparison/1"
@@ -33,7 +33,7 @@ class Side:
     """One model's test sample, what its validation froze, and the name it goes by in the tables."""
 
     sample: Sample
-    frozen: Frozen
+    frozen: FrozenThresholds
     name: str
 
 
@@ -60,8 +60,12 @@ def compare(one: Side, other: Side) -> Report:
         Section("Provenance", (source,)),
     ]
     head = [f"{one.name} minus {other.name} on the same {len(one.sample.table)} units of analysis."]
-    head += [f"AUROC, {row['finding']}: {cell(row['difference'])}, p = {cell(row['p'])} (Holm {cell(row['holm'])})."
-             for row in areas.rows if row["metric"] == "AUROC" and "p" in row]  # fmt: skip
+    head += [
+        f"AUROC, {row['finding']}: {format_estimate(row['difference'])}, p = {format_estimate(row['p'])}"
+        f" (Holm {format_estimate(row['holm'])})."
+        for row in areas.rows
+        if row["metric"] == "AUROC" and "p" in row
+    ]
     content = {
         "schema": SCHEMA,
         "headline": head,

@@ -13,8 +13,8 @@ from medvit.metric.delong import delong, delong_interval
 from medvit.metric.operating_point import RATES, OperatingPoint, confusion, rates
 from medvit.metric.ranking import Ranking, ratio
 from medvit.metric.sample_size import positives_needed
-from medvit.report.frozen import Frozen
-from medvit.report.predictions import Finding, Sample, findings_of
+from medvit.prediction.predictions import Finding, Sample, findings_of
+from medvit.prediction.thresholds import FrozenThresholds
 from medvit.report.table import Row, Table, estimate, fewest, missing, patients, proportion
 
 Array = NDArray[np.float64]
@@ -22,7 +22,7 @@ _NO_RATIO = ("n/a (no false positives)", "n/a (no true negatives)")
 FEW = 50  # patients with the finding below which bootstrap intervals are known to be too narrow (arXiv 2601.17103)
 
 
-def findings(sample: Sample, frozen: Frozen) -> Table:
+def findings(sample: Sample, frozen: FrozenThresholds) -> Table:
     """Return numbers, prevalence, AUROC and AUPRC per finding and their macro means, with intervals."""
     found = findings_of(sample, frozen.calibration)
     defined = [each for each in found if each.both]
@@ -52,7 +52,7 @@ def findings(sample: Sample, frozen: Frozen) -> Table:
     return Table("findings", "Discrimination", columns, rows, note)
 
 
-def operating_points(sample: Sample, frozen: Frozen) -> tuple[Table, Table]:
+def operating_points(sample: Sample, frozen: FrozenThresholds) -> tuple[Table, Table]:
     """Return the rates at every threshold that validation froze, with intervals, and the counts behind them."""
     rows: list[Row] = []
     for found in findings_of(sample, frozen.calibration):
@@ -79,7 +79,7 @@ def operating_points(sample: Sample, frozen: Frozen) -> tuple[Table, Table]:
     )
 
 
-def annex(sample: Sample, frozen: Frozen) -> Table:
+def annex(sample: Sample, frozen: FrozenThresholds) -> Table:
     """Return accuracy, balanced accuracy and F1 at the first operating point, set apart with the note why."""
     rows: list[Row] = []
     for name, points in frozen.points.items():
@@ -103,7 +103,7 @@ def annex(sample: Sample, frozen: Frozen) -> Table:
     return Table("annex", "Annex: accuracy and F1", columns, rows, note)
 
 
-def grades(sample: Sample, frozen: Frozen) -> Table:
+def grades(sample: Sample, frozen: FrozenThresholds) -> Table:
     """Return quadratic-weighted kappa and mean absolute error in levels of an ordinal task; no rows for other tasks."""
     columns = {"units": "n", "kappa": "Quadratic-weighted kappa", "mae": "Mean absolute error, levels"}
     rows: list[Row] = []

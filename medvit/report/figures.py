@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvit.dicom.tags import uid_name
 from medvit.metric.bootstrap import DEFINED, Interval
 from medvit.metric.ranking import Ranking, pr_curve, ratio, roc_curve
-from medvit.report.frozen import Frozen
-from medvit.report.predictions import Finding, Sample, findings_of
+from medvit.prediction.predictions import Finding, Sample, findings_of
+from medvit.prediction.thresholds import FrozenThresholds
 from medvit.report.table import Row, Table
-from medvit.report.wording import named
 
 Array = NDArray[np.float64]
 MODEL, OTHER, QUIET = "#1f4e79", "#c4572b", "#8a8f98"  # told apart in grey print and by colour-blind readers
@@ -68,7 +68,7 @@ def panels(name: str, title: str, caption: str, names: Sequence[str], draw: Draw
     return Figure(name, title, caption, svg.getvalue(), png.getvalue())
 
 
-def roc(sample: Sample, frozen: Frozen) -> Figure | None:
+def roc(sample: Sample, frozen: FrozenThresholds) -> Figure | None:
     """Draw ROC curves with a pointwise band over patients and the frozen operating points."""
     found = _defined(sample, frozen)
 
@@ -94,7 +94,7 @@ def roc(sample: Sample, frozen: Frozen) -> Figure | None:
     return panels("roc", "ROC", caption, list(found), draw, (3.1, 3.1)) if found else None
 
 
-def pr(sample: Sample, frozen: Frozen) -> Figure | None:
+def pr(sample: Sample, frozen: FrozenThresholds) -> Figure | None:
     """Draw precision-recall curves with the prevalence as chance."""
     found = _defined(sample, frozen)
 
@@ -187,7 +187,7 @@ def forest(table: Table, overall: dict[str, Interval]) -> Figure | None:
                 axes.text(
                     0.02, k, area.note, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET
                 )
-        marks = [f"{_short(row['column'])}: {named(row['group'])} (n {row['units']})" for row in rows]
+        marks = [f"{_short(row['column'])}: {uid_name(row['group'])} (n {row['units']})" for row in rows]
         axes.set_yticks(range(len(rows)), [fill(mark, 50) for mark in marks])
         axes.set(xlabel="AUROC", ylim=(len(rows) - 0.4, -0.6))
 
@@ -196,7 +196,7 @@ def forest(table: Table, overall: dict[str, Interval]) -> Figure | None:
     return panels("subgroups", "Subgroups", caption, names, draw, size) if names and lines else None
 
 
-def _defined(sample: Sample, frozen: Frozen) -> dict[str, Finding]:
+def _defined(sample: Sample, frozen: FrozenThresholds) -> dict[str, Finding]:
     return {each.name: each for each in findings_of(sample, frozen.calibration) if each.both}
 
 

@@ -6,18 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medvit.data.audit import leaks_allowed
+from medvit.dataset.leakage import leaks_allowed
+from medvit.prediction.predictions import Sample
 from medvit.report import cohort
-from medvit.report.predictions import Sample
 from medvit.report.table import Table
-from medvit.report.wording import cell
+from medvit.report.wording import format_estimate
 
 _FEW = 3  # findings up to which the headline names each
 
 
 def headline(test: Sample, tables: Mapping[str, Table], split: str = "test") -> list[str]:
     """Return the sentences a reader must see first, each number with its interval."""
-    counts, few = cohort.counted(test), len(test.spec.names) <= _FEW
+    counts, few = cohort.cohort_counts(test), len(test.spec.names) <= _FEW
     begin = "Measured on the validation split itself, where thresholds and scaling were chosen: too good."
     lines = [begin] * (split == "val") + [
         f"Tested on {counts['images']} images of {counts['patients']} patients ({counts['units']} units of analysis)."
@@ -26,17 +26,20 @@ def headline(test: Sample, tables: Mapping[str, Table], split: str = "test") -> 
     if not few:
         ranked = sorted(areas[:-1], key=lambda row: row["auroc"].value)
         areas = [areas[-1], *ranked[-1:], *ranked[:-1][:1]]  # macro, best, worst
-    lines += [f"AUROC, {row['finding']}: {cell(row['auroc'])}." for row in areas]
+    lines += [f"AUROC, {row['finding']}: {format_estimate(row['auroc'])}." for row in areas]
     lines += [
         f"{row['finding']} at the frozen threshold {row['threshold']:.3f} ({row['rule']}): sensitivity "
-        f"{cell(row['sensitivity'])}, specificity {cell(row['specificity'])}."
+        f"{format_estimate(row['sensitivity'])}, specificity {format_estimate(row['specificity'])}."
         for row in tables["operating_points"].rows
         if few and "sensitivity" in row
     ]
-    lines += [f"{row['finding']}: mean absolute error {cell(row['mae'])}." for row in tables["measurements"].rows]
-    lines += [f"Quadratic-weighted kappa {cell(row['kappa'])}." for row in tables["grades"].rows]
     lines += [
-        f"Accuracy of the most probable class{_of(row)}: {cell(row['accuracy'])}." for row in tables["classes"].rows
+        f"{row['finding']}: mean absolute error {format_estimate(row['mae'])}." for row in tables["measurements"].rows
+    ]
+    lines += [f"Quadratic-weighted kappa {format_estimate(row['kappa'])}." for row in tables["grades"].rows]
+    lines += [
+        f"Accuracy of the most probable class{_of(row)}: {format_estimate(row['accuracy'])}."
+        for row in tables["classes"].rows
     ]
     return lines + _against_baselines([row for row in tables["baselines"].rows if "gain" in row], test, few)
 
@@ -45,7 +48,7 @@ def _of(row: Mapping[str, Any]) -> str:
     """Return whose accuracy it is, with the paired difference where it is a baseline's."""
     if "gain" not in row:
         return ""
-    return f" by “{row['who']}” (the model's minus it {cell(row['gain'])}, {row['verdict']})"
+    return f" by “{row['who']}” (the model's minus it {format_estimate(row['gain'])}, {row['verdict']})"
 
 
 def _against_baselines(rows: Sequence[Mapping[str, Any]], test: Sample, few: bool) -> list[str]:
@@ -53,7 +56,8 @@ def _against_baselines(rows: Sequence[Mapping[str, Any]], test: Sample, few: boo
         return ["No shortcut baseline was given: whether the model beats plain pixels or metadata is not shown."]
     if few:
         return [
-            f"{row['finding']}, AUROC minus that of “{row['baseline']}”: {cell(row['gain'])}, {row['verdict']}."
+            f"{row['finding']}, AUROC minus that of “{row['baseline']}”: {format_estimate(row['gain'])},"
+            f" {row['verdict']}."
             for row in rows
         ]
     lines = []

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from medvit.metric.bootstrap import Interval
 from medvit.metric.calibration import brier, ece, recalibration, reliability, sigmoid
 from medvit.metric.conformal import conformal_sets
-from medvit.metric.decision import net_benefit, treat_all
+from medvit.metric.decision_curve import net_benefit, treat_all
 from medvit.metric.ranking import ratio
-from medvit.report.frozen import Frozen
-from medvit.report.predictions import Finding, Sample, findings_of
+from medvit.prediction.predictions import Finding, Sample, findings_of
+from medvit.prediction.thresholds import FrozenThresholds
 from medvit.report.table import Row, Table, estimate, missing, patients, proportion
 
 Array = NDArray[np.float64]
@@ -20,7 +20,7 @@ HISTOGRAM_BINS = 20
 _MEASURES = ("intercept", "slope", "brier", "scaled_brier", "ece_width", "ece_mass")
 
 
-def calibration(sample: Sample, frozen: Frozen) -> Table:
+def calibration(sample: Sample, frozen: FrozenThresholds) -> Table:
     """Return intercept, slope, Brier, scaled Brier and ECE per finding, before and after scaling, with intervals."""
     bins, rows = sample.spec.detail.bins, []
     for found in findings_of(sample, frozen.calibration):
@@ -53,7 +53,7 @@ def calibration(sample: Sample, frozen: Frozen) -> Table:
     return Table("calibration", "Calibration", columns, rows, note)
 
 
-def reliability_curve(sample: Sample, frozen: Frozen) -> Table:
+def reliability_curve(sample: Sample, frozen: FrozenThresholds) -> Table:
     """Return predicted and observed shares in bins of equal mass, before and after scaling, with bands."""
     rows: list[Row] = []
     for found in findings_of(sample, frozen.calibration):
@@ -73,7 +73,7 @@ def reliability_curve(sample: Sample, frozen: Frozen) -> Table:
     return Table("reliability", "Reliability curve", columns, rows, f"{CURVE_BINS} bins of equal mass.")
 
 
-def decision_curve(sample: Sample, frozen: Frozen) -> Table:
+def decision_curve(sample: Sample, frozen: FrozenThresholds) -> Table:
     """Return the net benefit of the model and of acting on everyone, over the range of thresholds of the settings."""
     low, high, count = sample.spec.detail.decision
     cuts = np.linspace(low, high, count)
@@ -97,7 +97,7 @@ def decision_curve(sample: Sample, frozen: Frozen) -> Table:
     return Table("decision", "Decision curve", columns, rows, note)
 
 
-def histograms(sample: Sample, frozen: Frozen) -> Table:
+def histograms(sample: Sample, frozen: FrozenThresholds) -> Table:
     """Return how many units have a probability in each of twenty bins, by outcome."""
     rows: list[Row] = []
     edges = np.linspace(0.0, 1.0, HISTOGRAM_BINS + 1)
@@ -110,7 +110,7 @@ def histograms(sample: Sample, frozen: Frozen) -> Table:
     return Table("histogram", "Probabilities by outcome", columns, rows, "Calibrated probabilities.")
 
 
-def conformal(sample: Sample, frozen: Frozen) -> Table:
+def conformal(sample: Sample, frozen: FrozenThresholds) -> Table:
     """Return the coverage of positives and negatives by the frozen conformal bounds, and the uncertain share."""
     alpha, rows = sample.spec.detail.alpha, []
     for found in findings_of(sample, frozen.calibration):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medvit.metric import shift as spread
 from medvit.metric.bootstrap import interval
 from medvit.metric.multiplicity import holm
-from medvit.report.predictions import Sample
+from medvit.prediction.predictions import Sample
 from medvit.report.table import Row, Table
 
 Array = NDArray[np.float64]
@@ -21,7 +21,7 @@ NUMBERS = ("age_years", "intensity_mean", "intensity_std")
 _MOST_WORDS, _DEALT, _BINS = 8, 1000, 10
 
 
-class Measured(NamedTuple):
+class Covariate(NamedTuple):
     """One column in both sets: rows [n] of each sample where it is known, its numbers or bins there, names of bins."""
 
     name: str
@@ -65,7 +65,7 @@ def shift(test: Sample, validation: Sample, called: str = "test") -> tuple[Table
     )
 
 
-def _columns(test: Sample, validation: Sample) -> Iterator[Measured]:
+def _columns(test: Sample, validation: Sample) -> Iterator[Covariate]:
     sides = (validation, test)
     for k, name in enumerate(test.spec.names if test.spec.kind != "regression" else ()):
         known = [np.flatnonzero(np.isfinite(side.target[:, k])) for side in sides]
@@ -92,11 +92,11 @@ def _columns(test: Sample, validation: Sample) -> Iterator[Measured]:
         yield _measured(name, [np.arange(len(t)) for t in texts], [b.astype(float) for b in bins], bins, words)
 
 
-def _measured(name: str, rows: list, values: list, bins: list, words: list[str]) -> Measured:  # type: ignore[type-arg]
-    return Measured(name, (rows[0], rows[1]), (values[0], values[1]), (bins[0], bins[1]), words)
+def _measured(name: str, rows: list, values: list, bins: list, words: list[str]) -> Covariate:  # type: ignore[type-arg]
+    return Covariate(name, (rows[0], rows[1]), (values[0], values[1]), (bins[0], bins[1]), words)
 
 
-def _rows(column: Measured, validation: Sample, test: Sample) -> list[Row]:
+def _rows(column: Covariate, validation: Sample, test: Sample) -> list[Row]:
     """Return one row for a number, one per word (the commonest) for words."""
     if column.numeric:
         return [_row(column.name, "mean", column, column.values, validation, test)]
@@ -109,34 +109,36 @@ def _rows(column: Measured, validation: Sample, test: Sample) -> list[Row]:
     ]  # fmt: skip
 
 
-def _row(what: str, value: str, column: Measured, numbers: tuple[Array, ...], validation: Sample, test: Sample) -> Row:
+def _row(what: str, value: str, column: Covariate, numbers: tuple[Array, ...], validation: Sample, test: Sample) -> Row:
     level = test.spec.bootstrap.level
     points, drawn = [], []
     for side, values, rows, step in zip((validation, test), numbers, column.rows, (1, -1), strict=True):
-        of = spread.moments(values)
+        of = spread.mean_and_variance(values)
         points.append(side.draws.point(of, rows)[None])
         drawn.append(side.draws.apply(of, rows)[::step])  # turned, so that the sets' draws are not the same
     before, after = float(points[0][0, 0]), float(points[1][0, 0])
     apart = drawn[1][:, 0] - drawn[0][:, 0]
-    scaled = interval(float(spread.standardised(*points)[0]), spread.standardised(*drawn), level=level)
+    scaled = interval(
+        float(spread.standardised_difference(*points)[0]), spread.standardised_difference(*drawn), level=level
+    )
     return {"what": what, "value": value, "validation": before, "test": after,
             "change": interval(after - before, apart, level=level),
             "standardised": scaled if np.isfinite(scaled.value) else None}  # fmt: skip
 
 
-def _whole(column: Measured, validation: Sample, test: Sample) -> Row:
+def _whole(column: Covariate, validation: Sample, test: Sample) -> Row:
     level, seed, count = test.spec.bootstrap.level, test.spec.bootstrap.seed, len(column.words)
     sides = (validation, test)
     point, drawn = [], []
     for side, bins, rows, step in zip(sides, column.bins, column.rows, (1, -1), strict=True):
-        of = spread.shares(bins, count)
+        of = spread.proportions(bins, count)
         point.append(side.draws.point(of, rows)[None])
         drawn.append(side.draws.apply(of, rows)[::step])
     patient = np.concatenate([side.patient[rows].astype(str) for side, rows in zip(sides, column.rows, strict=True)])
     second = np.repeat([False, True], [rows.size for rows in column.rows])
     values, bins = np.concatenate(column.values), np.concatenate(column.bins)
-    distance = spread.kolmogorov(values) if column.numeric else spread.variation(bins, count)
+    distance = spread.kolmogorov_smirnov(values) if column.numeric else spread.total_variation(bins, count)
     psi = float(spread.stability_index(*point)[0])
     return {"what": column.name, "distance": float(distance(second[None].astype(float))[0]),
             "psi": interval(psi, spread.stability_index(*drawn), level=level),
-            "p": spread.dealt_anew(distance, patient, second, _DEALT, seed)}  # fmt: skip
+            "p": spread.permutation_test(distance, patient, second, _DEALT, seed)}  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.metric.bootstrap import Interval, intervals, wilson
-from medvit.report.predictions import Finding, Sample
+from medvit.prediction.predictions import Finding, Sample
 
 Array = NDArray[np.float64]
 Row = dict[str, Any]

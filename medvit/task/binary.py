@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from medvit.errors import ConfigError
-from medvit.task.label import UNCERTAIN, plain
+from medvit.task.label import UNCERTAIN, canonical_text
 from medvit.task.multilabel import Multilabel
 
 
@@ -34,6 +34,6 @@ class Binary(Multilabel):
         if values is not None:
             if not {0, 1} <= set(values.values()) <= {0, 1, int(UNCERTAIN)}:
                 raise ConfigError(f"task.values={values}: expected a spelling for 0, for 1 and, if any, for -1")
-            if len({plain(word) for word in values}) < len(values):
+            if len({canonical_text(word) for word in values}) < len(values):
                 raise ConfigError(f"task.values={values}: two spellings are the same value of a table; name it once")
             self.words = {str(word): float(number) for word, number in values.items()}

@@ -27,7 +27,7 @@ _REMEDY = (
 Policy = str | tuple[float, float]
 
 
-def plain(value: Any) -> str:
+def canonical_text(value: Any) -> str:
     """Return one spelling for a value however a table stored it: 1, 1.0, True, " 1 " and "1.0" are all "1"."""
     if isinstance(value, (bool, np.bool_)):
         return str(int(value))
@@ -38,7 +38,7 @@ def plain(value: Any) -> str:
     return str(int(number)) if np.isfinite(number) and number == int(number) else repr(number)
 
 
-def codes(
+def label_numbers(
     frame: pd.DataFrame, names: Sequence[str], parse: Callable[[str], float | None], allowed: str
 ) -> NDArray[np.float64]:
     """Return the label columns as numbers [n K], NaN where the table is empty.
@@ -53,7 +53,7 @@ def codes(
     for name in names if not problems else ():
         raw = frame[f"label.{name}"]
         empty = (raw.isna() | (raw.astype(str).str.strip() == "")).to_numpy(bool)
-        spelt = np.array([plain(value) for value in raw.to_numpy(object)], dtype=object)
+        spelt = np.array([canonical_text(value) for value in raw.to_numpy(object)], dtype=object)
         table = {word: parse(word) for word in sorted(set(spelt[~empty]))}
         unknown = [word for word, number in table.items() if number is None]
         if unknown:
@@ -76,7 +76,7 @@ class Choice:
     def place(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         """Return the index in `words` of each row [n], NaN where the table is empty; raises DataError as `codes`."""
         order = {word: float(k) for k, word in enumerate(self.words)}
-        return codes(frame, [self.label], order.get, ", ".join(self.words))[:, 0]
+        return label_numbers(frame, [self.label], order.get, ", ".join(self.words))[:, 0]
 
     def count(self, frame: pd.DataFrame) -> dict[str, int]:
         """Return the rows of each word, in their order."""
@@ -97,7 +97,7 @@ def one_of(label: str, values: Sequence[str | int], setting: str, least: int) ->
     """
     if not isinstance(values, (list, tuple)):
         raise ConfigError(f"task.{setting}={values!r}: expected the list of {setting}, such as [0, 1, 2]")
-    words = tuple(plain(each) for each in values)
+    words = tuple(canonical_text(each) for each in values)
     if len(words) < least or len(set(words)) != len(words):
         raise ConfigError(
             f"task.{setting}={list(values)}: expected at least {least} {setting}, each once; a yes-or-no question is "
@@ -145,7 +145,7 @@ def policies(setting: Any, names: Sequence[str], what: str) -> tuple[Policy, ...
     return tuple(chosen)
 
 
-def settle(
+def resolve_policy(
     values: NDArray[np.float64], where: NDArray[np.bool_], policy: Policy, start: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return target and weight of one label after applying `policy` to the rows `where`.
@@ -165,7 +165,7 @@ def settle(
     return target, weight
 
 
-def starts(frame: pd.DataFrame, label: str, seed: int) -> NDArray[np.float64] | None:
+def soft_label_draws(frame: pd.DataFrame, label: str, seed: int) -> NDArray[np.float64] | None:
     """Return a number in [0, 1) per row that follows from its uid, the label and the seed; None without uids.
 
     Of 20 bits, so that 2 + u is exact in fp32.

@@ -27,12 +27,12 @@ def masked_mean(values: Matrix, weight: Matrix) -> Float[Tensor, ""]:
     return (values * weight).sum() / weight.sum().clamp_min(1e-12)
 
 
-def hide(target: Matrix, weight: Matrix) -> Matrix:
+def zero_masked_targets(target: Matrix, weight: Matrix) -> Matrix:
     """Return the targets with 0 wherever the weight is 0: a NaN there would reach the gradient."""
     return torch.where(weight > 0, target.float(), torch.zeros_like(target, dtype=torch.float32))
 
 
-class State(NamedTuple):
+class LossContext(NamedTuple):
     """What a loss may know beside the batch: negatives and positives of the training labels [2 K], and the epoch."""
 
     counts: Tensor | None = None
@@ -45,18 +45,20 @@ class State(NamedTuple):
         return self.counts.to(device)
 
 
-NOTHING = State()
+NOTHING = LossContext()
 
 
 class BinaryLoss(ABC):
     """A loss for outputs that are yes or no, each for itself; targets may be soft, in [0, 1]."""
 
-    def __call__(self, logits: Matrix, target: Matrix, weight: Matrix, state: State = NOTHING) -> Float[Tensor, ""]:
+    def __call__(
+        self, logits: Matrix, target: Matrix, weight: Matrix, state: LossContext = NOTHING
+    ) -> Float[Tensor, ""]:
         """Return the mean over the entries that count."""
-        return masked_mean(self.values(logits.float(), hide(target, weight), state), weight)
+        return masked_mean(self.values(logits.float(), zero_masked_targets(target, weight), state), weight)
 
     @abstractmethod
-    def values(self, logits: Matrix, target: Matrix, state: State, /) -> Matrix:
+    def values(self, logits: Matrix, target: Matrix, state: LossContext, /) -> Matrix:
         """Return the loss of each entry."""
 
 
@@ -64,7 +66,7 @@ class BinaryLoss(ABC):
 class Bce(BinaryLoss):
     """Binary cross-entropy with logits."""
 
-    def values(self, logits: Matrix, target: Matrix, _state: State, /) -> Matrix:
+    def values(self, logits: Matrix, target: Matrix, _state: LossContext, /) -> Matrix:
         """Return the loss of each entry."""
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
@@ -75,7 +77,7 @@ class PosWeight(BinaryLoss):
 
     limit: float = 100.0
 
-    def values(self, logits: Matrix, target: Matrix, state: State, /) -> Matrix:
+    def values(self, logits: Matrix, target: Matrix, state: LossContext, /) -> Matrix:
         """Return the loss of each entry."""
         negative, positive = state.balance("pos_weight", logits.device)
         ratio = (negative / positive.clamp_min(1)).clamp(max=self.limit)
@@ -89,7 +91,7 @@ class Focal(BinaryLoss):
     gamma: float = 2.0
     alpha: float | None = None
 
-    def values(self, logits: Matrix, target: Matrix, _state: State, /) -> Matrix:
+    def values(self, logits: Matrix, target: Matrix, _state: LossContext, /) -> Matrix:
         """Return the loss of each entry."""
         values = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         values = values * (target - logits.sigmoid()).abs().clamp_min(1e-12) ** self.gamma
@@ -106,7 +108,7 @@ class Asymmetric(BinaryLoss):
     gamma_negative: float = 4.0
     clip: float = 0.05
 
-    def values(self, logits: Matrix, target: Matrix, _state: State, /) -> Matrix:
+    def values(self, logits: Matrix, target: Matrix, _state: LossContext, /) -> Matrix:
         """Return the loss of each entry."""
         p = logits.sigmoid()
         shifted = (p - self.clip).clamp(0, 1 - 1e-7)
@@ -127,7 +129,7 @@ class LdamDrw(BinaryLoss):
     defer: int = 10
     beta: float = 0.9999
 
-    def values(self, logits: Matrix, target: Matrix, state: State, /) -> Matrix:
+    def values(self, logits: Matrix, target: Matrix, state: LossContext, /) -> Matrix:
         """Return the loss of each entry."""
         n = state.balance("ldam_drw", logits.device).clamp_min(1)
         margins = n**-0.25
@@ -174,7 +176,7 @@ def cross_entropy(
     is over those weights, as in torch.
     """
     row = weight.amin(dim=1, keepdim=True)
-    target = hide(target, row.expand_as(target))
+    target = zero_masked_targets(target, row.expand_as(target))
     soft = target * (1 - smoothing) + smoothing / target.shape[1]
     classes = soft if balance is None else soft * balance.to(logits.device)
     values = -(classes * logits.float().log_softmax(dim=1)).sum(dim=1, keepdim=True)
@@ -186,7 +188,7 @@ def cross_entropy(
 
 def corn(logits: Matrix, target: Matrix, weight: Matrix) -> Float[Tensor, ""]:
     """Return the CORN loss (Shi, Cao and Raschka 2023) of targets [level > k]: output k learns where level >= k."""
-    target = hide(target, weight)
+    target = zero_masked_targets(target, weight)
     reached = torch.cat([torch.ones_like(target[:, :1]), target[:, :-1]], dim=1)
     values = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
     return masked_mean(values, weight * reached)

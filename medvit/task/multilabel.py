@@ -13,8 +13,16 @@ from torch import Tensor
 
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task, binary_scores, sigmoid
-from medvit.task.label import GOLDEN, UNCERTAIN, codes, plain, policies, settle, starts
-from medvit.task.loss import State, binary_loss
+from medvit.task.label import (
+    GOLDEN,
+    UNCERTAIN,
+    canonical_text,
+    label_numbers,
+    policies,
+    resolve_policy,
+    soft_label_draws,
+)
+from medvit.task.loss import LossContext, binary_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,9 +65,9 @@ class Multilabel(Task):
         for k in range(self.outputs):
             column, gone, unsure = raw[:, k], np.isnan(raw[:, k]), raw[:, k] == UNCERTAIN
             smooth = any(isinstance(policy[k], tuple) for policy in (self.uncertain, self.missing))
-            start = starts(frame, self.names[k], self.seed) if smooth else None
-            column, first = settle(column, unsure, self.uncertain[k], start)
-            target[:, k], second = settle(column, gone, self.missing[k], start)
+            start = soft_label_draws(frame, self.names[k], self.seed) if smooth else None
+            column, first = resolve_policy(column, unsure, self.uncertain[k], start)
+            target[:, k], second = resolve_policy(column, gone, self.missing[k], start)
             if isinstance(self.missing[k], tuple):
                 target[gone, k] -= 1.0  # -2 - u: drawn from the range of missing labels
             weight[:, k] = first * second
@@ -96,7 +104,7 @@ class Multilabel(Task):
     ) -> Float[Tensor, ""]:
         """Return the mean of the chosen loss over the entries that count; soft targets and LDAM depend on `epoch`."""
         counts = torch.tensor([self.fitted["negative"], self.fitted["positive"]]).float() if self.fitted else None
-        return self.criterion(logits, self.draw(target, epoch), weight, State(counts, epoch))
+        return self.criterion(logits, self.draw(target, epoch), weight, LossContext(counts, epoch))
 
     def draw(self, target: Float[Tensor, "B K"], epoch: int) -> Float[Tensor, "B K"]:
         """Return the targets with every soft one drawn for `epoch`, uniform in its range.
@@ -123,8 +131,8 @@ class Multilabel(Task):
         return binary_scores(self.names, probabilities, self.truth(target, weight))
 
     def _codes(self, frame: pd.DataFrame) -> Array:
-        words = {plain(word): number for word, number in self.words.items()}
-        return codes(frame, self.names, words.get, self._allowed())
+        words = {canonical_text(word): number for word, number in self.words.items()}
+        return label_numbers(frame, self.names, words.get, self._allowed())
 
     def _allowed(self) -> str:
         return ", ".join(self.words).replace("-1", "-1 (uncertain)")

@@ -12,8 +12,8 @@ from torch import Tensor
 from medvit.config_check import nearest
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task
-from medvit.task.label import codes
-from medvit.task.loss import REGRESSION, hide, masked_mean
+from medvit.task.label import label_numbers
+from medvit.task.loss import REGRESSION, masked_mean, zero_masked_targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ class Regression(Task):
 
     def encode(self, frame: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the values [n 1] in the unit; a missing label has weight 0."""
-        values = codes(
+        values = label_numbers(
             frame, self.names, self._number, f"numbers from {self.low:g} to {self.high:g} {self.unit}".rstrip()
         )
         known = np.isfinite(values)
@@ -79,7 +79,7 @@ class Regression(Task):
     ) -> Float[Tensor, ""]:
         """Return the mean of the chosen loss of the standardised values over the rows that count."""
         mean, std = self._scale()
-        wanted = (hide(target, weight) - mean) / std
+        wanted = (zero_masked_targets(target, weight) - mean) / std
         return masked_mean(REGRESSION[self.word](logits.float(), wanted, reduction="none"), weight)
 
     def probabilities_numpy(self, logits: NDArray[Any]) -> Array:

@@ -31,7 +31,7 @@ def log(run: Run, bundle: Path, name: str, findings: tuple[str, ...], example: b
 
     Args:
         run: the run the model comes from.
-        bundle: a folder written by `medvit.export.bundle`.
+        bundle: a folder written by `medvit.bundle.contents`.
         name: what MLflow shows, for example "vit_tiny pneumonia".
         findings: the names of the outputs, for the signature.
         example: one synthetic DICOM file; never a patient's, it is stored with the model.

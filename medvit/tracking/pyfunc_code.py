@@ -15,9 +15,9 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from medvit.export import golden
-from medvit.export.results import series_of
-from medvit.export.runtime import Runtime
+from medvit.bundle import golden
+from medvit.bundle.runtime import Runtime
+from medvit.clinical.results import series_of
 
 
 class DicomModel(PythonModel):

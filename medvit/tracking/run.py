@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from medvit.errors import RunError
-from medvit.tracking.declared import check_artifact, check_metrics, check_tags, flat
+from medvit.tracking.allow_list import check_artifact, check_metrics, check_tags, flat
 
 _PARAM_LIMIT = 6000  # characters, MLflow's own limit for one parameter
 

@@ -22,8 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medvit.data import cache as cache_module
-from medvit.data import cache_build, journal
-from medvit.data.cache import Cache, cache_home
+from medvit.data import cache_build, cache_journal, cache_layout
+from medvit.data.cache import Cache
+from medvit.data.cache_layout import cache_home
 from medvit.dicom import storage
 from medvit.dicom.storage import ContentDigest, load
 from medvit.errors import CacheError
@@ -114,7 +115,7 @@ def test_several_processes_build_the_same_pixels(films):
 
 
 def test_many_small_shards_give_the_same_rows(films, monkeypatch):
-    monkeypatch.setattr(cache_module, "SHARD_BYTES", 5 * 24 * 16)
+    monkeypatch.setattr(cache_layout, "SHARD_BYTES", 5 * 24 * 16)
     built = build(films)
     assert len(cache_module.shard_paths(built.home)) == 3
     order = [11, 0, 4, 5, 5, 9]
@@ -155,7 +156,7 @@ def test_another_definition_or_decoder_never_sees_the_old_pixels(films, monkeypa
     home = cache_home(films[2], PRE)
     assert cache_home(films[2], FilmPreprocess(size=(24, 16), voi={"voi": "percentile"})) != home
     assert cache_home(films[2], FilmPreprocess(size=(24, 16), mean=0.1, std=0.9)) == home
-    monkeypatch.setattr(cache_module, "_versions", lambda: {"pydicom": "99"})
+    monkeypatch.setattr(cache_layout, "_versions", lambda: {"pydicom": "99"})
     assert cache_home(films[2], PRE) != home
 
 
@@ -225,11 +226,11 @@ def start_builder(films, tmp_path):
 def test_kill_minus_nine_while_building_leaves_no_torn_shard(films, tmp_path, decoded):
     home = cache_home(films[2], PRE)
     child = start_builder(films, tmp_path)
-    while not journal.read(home / "journal")[0]:
+    while not cache_journal.read(home / "journal")[0]:
         time.sleep(0.002)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    kept = len(journal.read(home / "journal")[0])
+    kept = len(cache_journal.read(home / "journal")[0])
     assert 0 < kept < 12
     assert (home / "dirty").exists()
     assert np.array_equal(build(films).gather(range(12)), truth(*films[:2]))
@@ -419,8 +420,8 @@ def test_warnings_of_the_readers_are_told_by_kind_each_time_the_cache_is_opened(
 def test_another_opencv_is_another_cache_whatever_its_package_is_called(monkeypatch, tmp_path):
     before = cache_home(tmp_path, PRE)
     monkeypatch.setattr(cv2, "__version__", "0.0.1")
-    cache_module._versions.cache_clear()
+    cache_layout._versions.cache_clear()
     assert cache_home(tmp_path, PRE) != before
     monkeypatch.undo()
-    cache_module._versions.cache_clear()
+    cache_layout._versions.cache_clear()
     assert cache_home(tmp_path, PRE) == before

@@ -333,7 +333,7 @@ def test_threads_and_batches_ahead_are_measured_and_said(units, caplog):
         time.sleep(0.01 if draw[2][0] else 0.05)  # the first batch of the epoch takes five times as long
         return images
 
-    caplog.set_level("INFO", "medvit.data.pace")
+    caplog.set_level("INFO", "medvit.data.loader_tuning")
     quick = BatchLoader(units, plan(augment=None), "auto", "auto", None, "auto")
     assert quick.workers == 0
     assert torch.cuda.is_available() or not quick.pin
@@ -348,7 +348,7 @@ def test_threads_and_batches_ahead_are_measured_and_said(units, caplog):
 
 
 def test_no_more_batches_wait_than_memory_allows(units, monkeypatch):
-    monkeypatch.setattr("medvit.data.pace._MOST_BYTES", 3 * 4 * 256)  # three batches of four 16 x 16 films
+    monkeypatch.setattr("medvit.data.loader_tuning._MOST_BYTES", 3 * 4 * 256)  # three batches of four 16 x 16 films
     assert BatchLoader(units, plan(), 1, False, None, "auto").prefetch <= 2
 
 

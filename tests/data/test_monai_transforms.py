@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
+from medvit.augment.fused import Fused
 from medvit.data import contact_sheet
-from medvit.data.augment import Fused
 from medvit.data.cache import Cache
 from medvit.data.units import Units
 from medvit.errors import DicomRefusal

@@ -15,7 +15,7 @@ RANK = """
 import hashlib, sys
 import numpy as np, pandas as pd, torch.distributed as dist
 from pathlib import Path
-from medvit.data.augment import Fused
+from medvit.augment.fused import Fused
 from medvit.data.cache import Cache
 from medvit.data.loader import BatchLoader, Plan
 from medvit.data.sampler import Sampler

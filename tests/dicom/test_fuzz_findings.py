@@ -18,8 +18,8 @@ from series_phantom import enhanced
 
 from medvit.dicom.policy import FilmPolicy
 from medvit.dicom.read import read_film
-from medvit.dicom.series import read_series
 from medvit.errors import DicomRefusal
+from medvit.series.read import read_series
 
 
 def literal(plane: bytes) -> bytes:
@@ -108,7 +108,9 @@ def test_a_reduced_decode_does_not_load_the_parsers_of_other_formats() -> None:
         "assert film.samples.shape == (16, 12); assert 'PIL.FitsImagePlugin' not in sys.modules"
     )
     subprocess.run(
-        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        [sys.executable, "-c", code],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "dicom_cases")},
     )
 
 
@@ -129,5 +131,5 @@ def test_a_damaged_jpeg_ls_frame_that_its_decoder_never_ends_is_refused_in_time(
         [sys.executable, "-c", code],
         check=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "dicom_cases")},
     )

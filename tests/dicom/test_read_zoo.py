@@ -131,7 +131,7 @@ def test_modality_values_have_the_extremes_and_mean_that_pydicom_found(zoo: pd.D
 
 
 _HOSTILE = """
-import json, resource, sys, time
+import json, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import bent, kit
@@ -149,12 +149,21 @@ for source in sources:
         pass
     seconds.append(time.perf_counter() - start)
 print(json.dumps({"slowest": max(seconds), "count": len(seconds),
-                  "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+                  "mib": int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024}))
 """
 
 
+# VmHWM, not ru_maxrss: that one starts at what the process that started this one had
 def test_no_file_takes_over_five_seconds_or_one_gibibyte_or_ends_the_process(real_data: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", _HOSTILE, str(Path(__file__).parent), str(real_data / "zoo")]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        _HOSTILE,
+        str(Path(__file__).parents[1] / "dicom_cases"),
+        str(real_data / "zoo"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["count"] >= 109

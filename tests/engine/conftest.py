@@ -23,8 +23,8 @@ SMALL = [
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data set folder of generated films, indexed and split."""
-    from medvit.dicom.phantom import write_films
     from medvit.index import index
+    from medvit.phantom.films import write_films
     from medvit.split import split
 
     place = tmp_path_factory.mktemp("films")

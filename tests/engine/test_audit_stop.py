@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvit.data import manifest as manifests
-from medvit.data import splits
+from medvit.dataset import manifest as manifests
+from medvit.dataset import splits
 from medvit.errors import CacheError
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from medvit.engine.checkpoint import BEST, load_run
 from medvit.errors import RunError
 from medvit.release import _weights_tags
-from medvit.tracking.declared import check_tags
+from medvit.tracking.allow_list import check_tags
 
 
 def test_the_checkpoint_a_run_began_with_is_told_in_its_folder(fitted):
@@ -51,7 +51,7 @@ def test_a_run_is_not_resumed_on_another_checkpoint_of_the_same_name(fitted):
 
 
 def test_tags_hold_the_id_licence_and_citation_of_every_kind_of_checkpoint():
-    from medvit.model import families
+    from medvit.model.pretrained import families
 
     for family in families.table().families.values():
         given = {

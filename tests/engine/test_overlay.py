@@ -9,7 +9,7 @@ import torch
 
 from medvit.engine.overlay import SaveOverlays
 from medvit.explain.overlay import on_original, overlay, upsample
-from medvit.model.design import Design
+from medvit.model.design import Architecture
 from medvit.model.network import Network
 from medvit.model.pool import MeanPool
 from medvit.model.vit import ViT
@@ -32,7 +32,7 @@ def units(bagged=False, shape=(1, 16, 16)):
 
 def end_of_validation(callback, epoch):
     torch.manual_seed(0)
-    network = Network(ViT([16, 16], [4, 4], 1, 8, 2, 2, Design()), MeanPool(), 1).train()
+    network = Network(ViT([16, 16], [4, 4], 1, 8, 2, 2, Architecture()), MeanPool(), 1).train()
     module = SimpleNamespace(network=network, device=torch.device("cpu"), scale=1 / 64, shift=-2.0)
     trainer = SimpleNamespace(current_epoch=epoch, max_epochs=7, sanity_checking=False, is_global_zero=True)
     with torch.inference_mode():

@@ -9,10 +9,10 @@ import torch
 
 from medvit.data.cache import Cache
 from medvit.data.units import KINDS, Units
-from medvit.model.design import Design
+from medvit.model.bag import StudyBag
+from medvit.model.design import Architecture
 from medvit.model.network import Network
 from medvit.model.pool import MeanPool
-from medvit.model.study import StudyBag
 from medvit.model.vit import ViT
 from medvit.preprocess import VolumePreprocess
 
@@ -44,7 +44,7 @@ def units(tmp_path):
 
 def network() -> Network:
     torch.manual_seed(0)
-    made = Network(ViT([16, 16], [8, 8], 1, 24, 1, 2, Design()), MeanPool(), 1, StudyBag(queries=2))
+    made = Network(ViT([16, 16], [8, 8], 1, 24, 1, 2, Architecture()), MeanPool(), 1, StudyBag(queries=2))
     torch.nn.init.normal_(made.bag.kind.weight)
     torch.nn.init.normal_(made.bag.queries)
     return made

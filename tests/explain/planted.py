@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from medvit.model.design import Design
+from medvit.model.design import Architecture
 from medvit.model.network import Network
 from medvit.model.pool import AttentionPool
 from medvit.model.vit import ViT
@@ -27,7 +27,7 @@ def images(count, seed):
 
 def network(pool=None, outputs=1, bag=None, seed=0):
     torch.manual_seed(seed)
-    backbone = ViT([SIDE, SIDE], [PATCH, PATCH], 1, 32, 2, 2, Design(positions="sincos"))
+    backbone = ViT([SIDE, SIDE], [PATCH, PATCH], 1, 32, 2, 2, Architecture(positions="sincos"))
     return Network(backbone, pool or AttentionPool("classes"), outputs, bag).eval()
 
 

@@ -7,11 +7,11 @@ import torch
 from medvit.errors import ConfigError
 from medvit.explain import attribution
 from medvit.explain.attribution import METHODS, available, method, of_bag
-from medvit.model.baseline import Convolutional
-from medvit.model.design import Design
+from medvit.model.bag import StudyBag
+from medvit.model.cnn import Convolutional
+from medvit.model.design import Architecture
 from medvit.model.network import Network
 from medvit.model.pool import AttentionPool, ClsPool, MeanPool
-from medvit.model.study import StudyBag
 from medvit.model.vit import ViT
 from medvit.types import Bag
 
@@ -47,7 +47,7 @@ def test_every_method_gives_one_map_per_image_for_every_pool(name, pool):
 @pytest.mark.parametrize("name", METHODS)
 def test_volumes_have_maps_of_three_axes(name):
     torch.manual_seed(0)
-    vit = ViT([8, 16, 16], [4, 8, 8], 1, 16, 2, 2, Design(prefix=0))
+    vit = ViT([8, 16, 16], [4, 8, 8], 1, 16, 2, 2, Architecture(prefix=0))
     assert METHODS[name](Network(vit, MeanPool(), 1), torch.randn(2, 1, 8, 16, 16), 0).shape == (2, 2, 2, 2)
 
 

@@ -6,16 +6,19 @@ import numpy as np
 import planted
 import pytest
 
-from medvit.explain import attribution, localise
+from medvit.explain import attribution, localisation
 from medvit.explain.overlay import upsample
 
 MODELS, SCORES = 24, ("pointing", "energy")
 IMAGE, _, MASK = planted.images(32, 5)
-IMAGE, TRUTHS = IMAGE[1::2], [localise.Truth(mask.numpy(), (1.0, 1.0), str(k)) for k, mask in enumerate(MASK[1::2])]
+IMAGE, TRUTHS = (
+    IMAGE[1::2],
+    [localisation.Annotation(mask.numpy(), (1.0, 1.0), str(k)) for k, mask in enumerate(MASK[1::2])],
+)
 
 
 def mean_scores(maps):
-    scores = [localise.score(each, truth) for each, truth in zip(maps, TRUTHS, strict=True)]
+    scores = [localisation.score(each, truth) for each, truth in zip(maps, TRUTHS, strict=True)]
     return np.array([np.mean([score[name] for score in scores]) for name in SCORES])
 
 

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from medvit.errors import EvaluationError
-from medvit.metric.baseline import metadata_table, nearest, ridge, shrink
+from medvit.metric.baseline import downsample, metadata_table, nearest_neighbour, ridge
 from medvit.metric.ranking import auroc
 
 
 def test_shrinking_is_an_average_over_area():
     image = np.arange(96 * 144.0).reshape(1, 96, 144)
-    np.testing.assert_allclose(shrink(image)[0].reshape(48, 48), image[0].reshape(48, 2, 48, 3).mean(axis=(1, 3)))
+    np.testing.assert_allclose(downsample(image)[0].reshape(48, 48), image[0].reshape(48, 2, 48, 3).mean(axis=(1, 3)))
     uneven = np.random.default_rng(0).random((2, 101, 57))
-    np.testing.assert_allclose(shrink(uneven).mean(axis=1), uneven.mean(axis=(1, 2)))
+    np.testing.assert_allclose(downsample(uneven).mean(axis=1), uneven.mean(axis=(1, 2)))
     with pytest.raises(EvaluationError, match="48 or more"):
-        shrink(np.zeros((1, 47, 60)))
+        downsample(np.zeros((1, 47, 60)))
 
 
 @pytest.mark.parametrize("size", [80, 300])
@@ -40,8 +40,8 @@ def test_the_nearest_image_is_that_of_a_double_loop():
     train, test = random.normal(size=(40, 9)), random.normal(size=(300, 9))
     y = random.integers(0, 2, 40)
     expected = [y[np.argmin([np.sum((a - b) ** 2) for b in train])] for a in test]
-    np.testing.assert_array_equal(nearest(train, y, test), expected)
-    assert nearest(np.ones((2, 3)), [0, 1], np.zeros((1, 3)))[0] == 0.5
+    np.testing.assert_array_equal(nearest_neighbour(train, y, test), expected)
+    assert nearest_neighbour(np.ones((2, 3)), [0, 1], np.zeros((1, 3)))[0] == 0.5
 
 
 def test_metadata_that_tells_the_label_is_found_out():
@@ -71,11 +71,11 @@ def test_the_pixel_ridge_reaches_on_real_films_what_the_data_set_says(real_data)
     with (folder / "labels.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     films = [cv2.imread(str(folder / row["path"]), cv2.IMREAD_GRAYSCALE) for row in rows]
-    x = shrink([cv2.resize(film, (96, 96), interpolation=cv2.INTER_AREA) for film in films])
+    x = downsample([cv2.resize(film, (96, 96), interpolation=cv2.INTER_AREA) for film in films])
     y = np.array([row["label"] != "NORMAL" for row in rows], float)
     patients = sorted({row["patient_id"] for row in rows})
     chosen = set(np.random.default_rng(0).permutation(patients)[: len(patients) // 4].tolist())
     test = np.array([row["patient_id"] in chosen for row in rows])
-    pixels, neighbour = (auroc(y[test], score(x[~test], y[~test], x[test])) for score in (ridge, nearest))
+    pixels, neighbour = (auroc(y[test], score(x[~test], y[~test], x[test])) for score in (ridge, nearest_neighbour))
     assert pixels == pytest.approx(0.975, abs=0.015)
     assert 0.8 < neighbour < pixels

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medvit.engine.assemble import describe
+from medvit.engine.build import describe
 from medvit.errors import ConfigError, WeightsError
 from medvit.model.convnext import convnext
 from medvit.model.network import Network

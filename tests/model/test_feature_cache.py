@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medvit.errors import CacheError, ConfigError
-from medvit.model.design import Design, Regime
+from medvit.model.design import Architecture, TrainingOptions
 from medvit.model.feature_cache import FeatureCache, weights_digest
 from medvit.model.pool import ClsPool, MeanPool
 from medvit.model.vit import ViT
@@ -19,7 +19,7 @@ UIDS = [f"{k:032x}" for k in range(7)]
 
 def vit(prefix: int = 1, seed: int = 0) -> ViT:
     torch.manual_seed(seed)
-    return ViT([16, 16], [8, 8], 1, 24, 2, 2, Design(prefix=prefix), Regime(drop_path=0.5, keep=0.5))
+    return ViT([16, 16], [8, 8], 1, 24, 2, 2, Architecture(prefix=prefix), TrainingOptions(drop_path=0.5, keep=0.5))
 
 
 def images() -> torch.Tensor:

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medvit.model import canonical, families
-from medvit.model.weights import load
+from medvit.model.pretrained import canonical, families
+from medvit.model.pretrained.load import load
 
 HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("golden", HERE / "golden.py")

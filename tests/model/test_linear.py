@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medvit.model import linear
-from medvit.model.linear import Linear, activate, at_rest, embed_patches
+from medvit.model.linear import Linear, activate, embed_patches, frozen_weights
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -70,11 +70,11 @@ def test_weights_at_rest_give_the_same_numbers_and_are_forgotten_afterwards() ->
     layer, image = Linear(24, 40), torch.randn(3, 24)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         plain = layer(image)
-        with at_rest(nn.Sequential(layer)):
+        with frozen_weights(nn.Sequential(layer)):
             assert torch.equal(layer(image), plain)
             assert torch.equal(layer(image.repeat(9, 1)), plain.repeat(9, 1))
         layer.weight.mul_(2)
-        with at_rest(layer):
+        with frozen_weights(layer):
             moved = layer(image)
     torch.testing.assert_close(moved - layer.bias.bfloat16(), 2 * (plain - layer.bias.bfloat16()), rtol=5e-2, atol=5e-2)
     assert set(layer.state_dict()) == {"weight", "bias"}
@@ -82,7 +82,7 @@ def test_weights_at_rest_give_the_same_numbers_and_are_forgotten_afterwards() ->
 
 def test_weights_at_rest_still_train_in_full() -> None:
     layer = Linear(8, 8)
-    with at_rest(layer), torch.autocast("cpu", torch.bfloat16):
+    with frozen_weights(layer), torch.autocast("cpu", torch.bfloat16):
         layer(torch.randn(3, 8)).float().sum().backward()
     assert layer.weight.grad is not None
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medvit.errors import ConfigError
 from medvit.model import lora
-from medvit.model.design import Design
+from medvit.model.design import Architecture
 from medvit.model.vit import ViT
 
 EVERY = ("qkv", "proj", "fc1", "fc2", "patch_embed")
@@ -18,7 +18,7 @@ TARGETS = [("qkv", "proj"), ("q", "v"), ("k",), EVERY, ("attn.proj",), ("q", "qk
 
 def vit(axes: int = 2, **design) -> ViT:
     torch.manual_seed(0)
-    return ViT([16] * axes, [8] * axes, 1, 24, 2, 2, Design(**design)).eval()
+    return ViT([16] * axes, [8] * axes, 1, 24, 2, 2, Architecture(**design)).eval()
 
 
 def stirred(model):

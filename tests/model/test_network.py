@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from medvit.config import build, conf_dir
 from medvit.errors import ConfigError
-from medvit.model.design import Design
+from medvit.model.bag import StudyBag
+from medvit.model.design import Architecture
 from medvit.model.network import Network
 from medvit.model.pool import AttentionPool, ClsPool, MeanPool
-from medvit.model.study import StudyBag
 from medvit.model.vit import ViT
 from medvit.types import Bag, Tokens
 
@@ -24,7 +24,7 @@ POOLS = sorted(conf_dir().glob("pool/*.yaml"))
 
 def encoder(prefix: int = 1, width: int = 48) -> ViT:
     torch.manual_seed(0)
-    return ViT([16, 24], [8, 8], 1, width, 2, 3, Design(prefix=prefix))
+    return ViT([16, 24], [8, 8], 1, width, 2, 3, Architecture(prefix=prefix))
 
 
 def tokens(prefix: int = 1, batch: int = 3) -> Tokens:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medvit.model.weights import load
+from medvit.model.pretrained.load import load
 
 pytestmark = pytest.mark.reference
 _spec = importlib.util.spec_from_file_location("reference_models", Path(__file__).with_name("reference_models.py"))

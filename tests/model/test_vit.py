@@ -6,23 +6,25 @@ import pytest
 import torch
 
 from medvit.errors import ConfigError
-from medvit.model.design import Design, Regime
+from medvit.model.design import Architecture, TrainingOptions
 from medvit.model.vit import ViT
 
 DESIGNS = {
-    "plain": Design(),
-    "no prefix, sines, conv stem": Design(prefix=0, positions="sincos", stem="conv"),
-    "DINOv3": Design(prefix=5, positions="none", rope="centred", theta=100.0, layer_scale=1e-5),
-    "EVA-02": Design(rope="index", reference=(4, 4), gated=True, act="silu", mlp=32, mlp_norm=True, attn_norm=True),
-    "CLIP": Design(act="quick_gelu", pre_norm=True, patch_bias=False, eps=1e-5),
-    "BEiT": Design(positions="none", relative=True, layer_scale=0.1),
-    "qk-norm": Design(qk_norm=True, act="gelu_tanh"),
+    "plain": Architecture(),
+    "no prefix, sines, conv stem": Architecture(prefix=0, positions="sincos", stem="conv"),
+    "DINOv3": Architecture(prefix=5, positions="none", rope="centred", theta=100.0, layer_scale=1e-5),
+    "EVA-02": Architecture(
+        rope="index", reference=(4, 4), gated=True, act="silu", mlp=32, mlp_norm=True, attn_norm=True
+    ),
+    "CLIP": Architecture(act="quick_gelu", pre_norm=True, patch_bias=False, eps=1e-5),
+    "BEiT": Architecture(positions="none", relative=True, layer_scale=0.1),
+    "qk-norm": Architecture(qk_norm=True, act="gelu_tanh"),
 }
 
 
-def tiny(design: Design, **regime: object) -> ViT:
+def tiny(design: Architecture, **regime: object) -> ViT:
     torch.manual_seed(0)
-    model = ViT((48, 32), (8, 8), 1, 24, 3, 3, design, Regime(**regime))  # type: ignore[arg-type]
+    model = ViT((48, 32), (8, 8), 1, 24, 3, 3, design, TrainingOptions(**regime))  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -65,7 +67,7 @@ def test_keeping_every_patch_equals_the_full_forward_and_dropping_shortens_it(na
 
 
 def test_patches_are_dropped_while_training_only() -> None:
-    model = tiny(Design(), keep=0.5)
+    model = tiny(Architecture(), keep=0.5)
     image = torch.randn(1, 1, 48, 32)
     assert model(image).patches.shape[1] == 24
     assert model.train()(image).patches.shape[1] == 12
@@ -84,7 +86,7 @@ def test_checkpointing_changes_no_gradient() -> None:
 def test_checkpointing_keeps_a_fifth_of_what_the_backward_pass_needs() -> None:
     kept = []
     for checkpointing in (False, True):
-        model = ViT((64, 64), (8, 8), 1, 48, 8, 3, regime=Regime(checkpointing=checkpointing)).train()
+        model = ViT((64, 64), (8, 8), 1, 48, 8, 3, regime=TrainingOptions(checkpointing=checkpointing)).train()
         sizes: dict[int, int] = {}
 
         def note(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
@@ -99,13 +101,13 @@ def test_checkpointing_keeps_a_fifth_of_what_the_backward_pass_needs() -> None:
 
 
 def test_compiling_blocks_marks_every_block_and_changes_no_name() -> None:
-    compiled = ViT((32, 32), (8, 8), 1, 24, 2, 3, regime=Regime(compile_blocks=True))
+    compiled = ViT((32, 32), (8, 8), 1, 24, 2, 3, regime=TrainingOptions(compile_blocks=True))
     assert all(block._compiled_call_impl is not None for block in compiled.blocks)
     assert list(compiled.state_dict()) == list(ViT((32, 32), (8, 8), 1, 24, 2, 3).state_dict())
 
 
 def test_drop_path_keeps_the_mean_of_a_branch_and_is_off_in_evaluation() -> None:
-    model = tiny(Design(), drop_path=0.5)
+    model = tiny(Architecture(), drop_path=0.5)
     image = torch.randn(1, 1, 48, 32)
     torch.testing.assert_close(model(image).patches, model(image).patches)
     block = model.blocks[-1].train()
@@ -121,7 +123,7 @@ def test_a_512_film_gives_1024_tokens_and_every_patch_its_place() -> None:
 
 
 def test_an_image_of_another_size_gets_interpolated_positions() -> None:
-    model = tiny(Design())
+    model = tiny(Architecture())
     assert model(torch.randn(1, 1, 64, 80)).grid == (8, 10)
 
 
@@ -132,11 +134,11 @@ def test_a_side_that_is_no_multiple_of_the_patch_names_the_pixels_that_would_be_
     size: tuple[int, int], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        tiny(Design())(torch.zeros(1, 1, *size))
+        tiny(Architecture())(torch.zeros(1, 1, *size))
 
 
 def test_wrong_channels_axes_switches_and_rates_are_refused() -> None:
-    model = tiny(Design(prefix=0))
+    model = tiny(Architecture(prefix=0))
     with pytest.raises(ConfigError, match="3 channels"):
         model(torch.zeros(1, 3, 48, 32))
     with pytest.raises(ConfigError, match="spatial axes"):
@@ -144,17 +146,17 @@ def test_wrong_channels_axes_switches_and_rates_are_refused() -> None:
     with pytest.raises(ConfigError, match="row"):
         model.forward_features(torch.zeros(1, 1, 48, 32), attention="row")
     with pytest.raises(ConfigError, match=r"act='gelo'.*stem='cnv'"):
-        Design(act="gelo", stem="cnv")
+        Architecture(act="gelo", stem="cnv")
     with pytest.raises(ConfigError, match="keep=0"):
-        Regime(keep=0.0)
+        TrainingOptions(keep=0.0)
     with pytest.raises(ConfigError, match="power of two"):
-        ViT((42, 42), (14, 14), 1, 24, 1, 3, Design(stem="conv"))
+        ViT((42, 42), (14, 14), 1, 24, 1, 3, Architecture(stem="conv"))
     with pytest.raises(ConfigError, match="multiple of heads"):
         ViT((32, 32), (8, 8), 1, 25, 1, 3)
 
 
 def test_bf16_training_takes_the_eager_path_and_gives_the_gradients_of_fp32() -> None:
-    model = tiny(Design()).train()
+    model = tiny(Architecture()).train()
     image = torch.randn(2, 1, 48, 32)
     gradients = []
     for bf16 in (False, True):

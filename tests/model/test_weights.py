@@ -16,10 +16,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from medvit.errors import WeightsError
-from medvit.model import adapt, convert, families, store
 from medvit.model.backbone import vit
-from medvit.model.design import Regime
-from medvit.model.weights import load
+from medvit.model.design import TrainingOptions
+from medvit.model.pretrained import adapt, convert, families, store
+from medvit.model.pretrained.load import load
 from medvit.weights import main
 
 HERE = Path(__file__).parent
@@ -93,7 +93,7 @@ def test_a_resized_patch_answers_a_resized_image_as_the_old_patch_did_the_old_on
 
 
 def test_the_report_is_one_line_that_says_what_was_done(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="medvit.model.weights")
+    caplog.set_level("INFO", logger="medvit.model.pretrained.load")
     loaded = load(str(checkpoint), (48, 64), 1)
     assert "\n" not in loaded.report
     assert "family hf-vit, 56 of 56 tensors matched" in loaded.report
@@ -116,7 +116,7 @@ def test_a_number_of_heads_that_nothing_tells_is_told_as_assumed(checkpoint: Pat
 
 def test_a_config_may_repeat_the_checkpoint_but_not_contradict_it(checkpoint: Path) -> None:
     model = vit([32, 32], str(checkpoint), 1, [8, 8], 48, 3, 3, positions="sincos", drop_path=0.2, keep=0.5)
-    assert model.regime == Regime(drop_path=0.2, keep=0.5)
+    assert model.regime == TrainingOptions(drop_path=0.2, keep=0.5)
     with pytest.raises(WeightsError, match=r"width: 64 asked, the checkpoint has 48; act: silu asked.*leave these out"):
         vit([32, 32], str(checkpoint), 1, width=64, act="silu")
     with pytest.raises(WeightsError, match="heads: 4 asked, the checkpoint has 3"):
@@ -316,7 +316,7 @@ def test_a_patch_of_other_axes_is_refused(checkpoint: Path) -> None:
 
 
 def test_the_checkpoint_is_left_as_it_was_when_it_is_adapted(checkpoint: Path) -> None:
-    from medvit.model import canonical
+    from medvit.model.pretrained import canonical
 
     native = canonical.read(*store.read(checkpoint)[:2])
     before = native.state["patch_embed.weight"].clone()

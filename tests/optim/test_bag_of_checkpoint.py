@@ -12,9 +12,9 @@ from torch.nn import functional
 from medvit.config import build
 from medvit.model import lora
 from medvit.model.backbone import vit
+from medvit.model.bag import StudyBag
 from medvit.model.network import Network
 from medvit.model.pool import AttentionPool
-from medvit.model.study import StudyBag
 from medvit.types import Bag
 
 LORA = {"_target_": "medvit.optim.strategy.Lora", "rank": 4, "alpha": 8.0, "targets": ["qkv", "proj"]}
@@ -24,7 +24,7 @@ STEPS = 25
 
 def of_a_run(folder):
     """Return a bag network on the encoder of a run's folder."""
-    spec = importlib.util.spec_from_file_location("own_runs", Path(__file__).parents[1] / "model" / "test_own.py")
+    spec = importlib.util.spec_from_file_location("own_runs", Path(__file__).parents[1] / "model" / "test_from_run.py")
     runs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(runs)
     runs.run_of(folder)

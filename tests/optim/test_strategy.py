@@ -12,11 +12,11 @@ import yaml
 
 from medvit.config import build, conf_dir
 from medvit.errors import ConfigError
-from medvit.model.design import Design
+from medvit.model.design import Architecture
 from medvit.model.network import Network
 from medvit.model.pool import AttentionPool, MeanPool
 from medvit.model.vit import ViT
-from medvit.optim.layer import decayed, layers
+from medvit.optim.parameter_groups import decayed, layers
 from medvit.optim.strategy import (
     AttentionProjection,
     Auto,
@@ -34,7 +34,7 @@ CHOOSING = [path for path in CONFIGS if path.stem != "auto"]
 
 def network(depth: int = 3, pool=None, **design) -> Network:
     torch.manual_seed(0)
-    return Network(ViT([16, 16], [8, 8], 1, 24, depth, 2, Design(**design)), pool or AttentionPool(4), 2)
+    return Network(ViT([16, 16], [8, 8], 1, 24, depth, 2, Architecture(**design)), pool or AttentionPool(4), 2)
 
 
 def fitting(path) -> Network:

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medvit.dicom import phantom_dicom
+from medvit.phantom import dicom_objects
 from medvit.preprocess import FilmPreprocess
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 
 
 def dicom(pixels, photometric="MONOCHROME2", **attributes):
-    dataset = phantom_dicom.base(
-        DX, phantom_dicom.uid("film", str(sorted(attributes))), {"Modality": "DX", **attributes}
+    dataset = dicom_objects.base(
+        DX, dicom_objects.uid("film", str(sorted(attributes))), {"Modality": "DX", **attributes}
     )
-    phantom_dicom.set_pixels(dataset, pixels.astype(np.uint16), 12, photometric)
+    dicom_objects.set_pixels(dataset, pixels.astype(np.uint16), 12, photometric)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     stream = io.BytesIO()
     dataset.save_as(stream, enforce_file_format=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medvit.dicom.phantom import write_films
+from medvit.phantom.films import write_films
 from medvit.preprocess.film import FilmPreprocess
 
 

@@ -15,7 +15,7 @@ from medvit.preprocess import FilmPreprocess
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_film_whose_preamble_makes_it_a_tiff_too_keeps_its_polarity(tmp_path: Path, order: str) -> None:
-    from medvit.dicom.phantom import write_films
+    from medvit.phantom.films import write_films
 
     write_films(tmp_path / "films", patients=3)
     films = [pydicom.dcmread(path) for path in sorted((tmp_path / "films" / "dicom").rglob("IM*"))]

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from medvit.errors import EvaluationError
+from medvit.evaluation.protocol import evaluate_predictions
 from medvit.metric.ranking import auroc
-from medvit.report.baseline import Known, shortcut_baselines
-from medvit.report.evaluation import Extras
-from medvit.report.protocol import evaluate_predictions
+from medvit.report.baseline import BaselineSide, shortcut_baselines
+from medvit.report.page import Extras
 
 
 def known(table, seed, planted=6.0):
     """Films with a brighter patch where there is a pneumonia."""
     films = np.random.default_rng(seed).normal(100, 20, (len(table), 60, 60))
     films[:, 20:30, 20:30] += planted * table["target.pneumonia"].fillna(0).to_numpy()[:, None, None]
-    return Known(table["uid"].tolist(), np.clip(films, 0, 255).astype(np.uint8), table)
+    return BaselineSide(table["uid"].tolist(), np.clip(films, 0, 255).astype(np.uint8), table)
 
 
 def test_baselines_go_from_images_and_facts_to_the_report(tmp_path, make_table, make_spec):
@@ -38,7 +38,7 @@ def test_test_labels_are_never_read(make_table):
     blind = test.drop(columns="target.pneumonia")
     seen = shortcut_baselines(known(train, 0), known(test, 1), ("pneumonia",))
     films = known(test, 1).images
-    unseen = shortcut_baselines(known(train, 0), Known(test["uid"].tolist(), films, blind), ("pneumonia",))
+    unseen = shortcut_baselines(known(train, 0), BaselineSide(test["uid"].tolist(), films, blind), ("pneumonia",))
     for name, table in seen.items():
         assert table.equals(unseen[name])
         assert 0 <= auroc(test["target.pneumonia"], table["score.pneumonia"]) <= 1
@@ -47,18 +47,18 @@ def test_test_labels_are_never_read(make_table):
 def test_a_finding_with_one_outcome_has_no_baseline_and_rows_must_match(make_table):
     train, test = make_table("train"), make_table("test")
     made = shortcut_baselines(
-        Known(train["uid"].tolist(), None, train.assign(**{"target.pneumonia": 0.0})),
-        Known(test["uid"].tolist(), None, test),
+        BaselineSide(train["uid"].tolist(), None, train.assign(**{"target.pneumonia": 0.0})),
+        BaselineSide(test["uid"].tolist(), None, test),
         ("pneumonia",),
     )
     assert [list(table.columns) for table in made.values()] == [["uid"]]
     with pytest.raises(EvaluationError, match=r"rows differ: \[199, 200\]"):
-        shortcut_baselines(Known(train["uid"].tolist()[1:], None, train), known(test, 1), ("pneumonia",))
+        shortcut_baselines(BaselineSide(train["uid"].tolist()[1:], None, train), known(test, 1), ("pneumonia",))
     with pytest.raises(EvaluationError, match="one split only"):
-        shortcut_baselines(Known(train["uid"].tolist(), None, train), known(test, 1), ("pneumonia",))
+        shortcut_baselines(BaselineSide(train["uid"].tolist(), None, train), known(test, 1), ("pneumonia",))
 
 
 def test_images_smaller_than_the_usual_side_are_taken_as_they_are(make_table):
     train, test = (known(make_table(split), seed) for split, seed in (("train", 0), ("test", 1)))
-    small = [Known(side.uid, side.images[:, ::2, ::2][:, :28, :28], side.table) for side in (train, test)]
+    small = [BaselineSide(side.uid, side.images[:, ::2, ::2][:, :28, :28], side.table) for side in (train, test)]
     assert "pixel ridge, 28×28" in shortcut_baselines(*small, ("pneumonia",))

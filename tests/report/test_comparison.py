@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from medvit.errors import EvaluationError
+from medvit.evaluation.seed_spread import seeds
 from medvit.metric.calibration import sigmoid
 from medvit.metric.delong import paired_test
 from medvit.metric.operating_point import RuleSpec
+from medvit.prediction.predictions import prepare
+from medvit.prediction.spec import Resampling
+from medvit.prediction.thresholds import freeze
 from medvit.report.comparison import Side, compare
-from medvit.report.frozen import freeze
-from medvit.report.predictions import prepare
-from medvit.report.seeds import seeds
-from medvit.report.spec import Resampling
 
 NAMES = ("pneumonia", "effusion", "rare")
 

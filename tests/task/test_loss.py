@@ -18,8 +18,8 @@ from medvit.task.loss import (
     Bce,
     Focal,
     LdamDrw,
+    LossContext,
     PosWeight,
-    State,
     binary_loss,
     corn,
     cross_entropy,
@@ -42,7 +42,7 @@ def batch(seed: int = 0, rows: int = 7):
 
 def losses():
     """Return every loss of yes-or-no entries as (logits, target, weight) -> scalar."""
-    made = {word: lambda *a, w=word: binary_loss(w, None)(*a, State(COUNTS, 12)) for word in BINARY}
+    made = {word: lambda *a, w=word: binary_loss(w, None)(*a, LossContext(COUNTS, 12)) for word in BINARY}
     made |= {"corn": corn, "cumulative": cumulative}
     return made
 
@@ -123,9 +123,9 @@ def test_pos_weight_is_torchs_with_negatives_over_positives():
     logits, target, weight = batch()
     ones = torch.ones_like(weight)
     expected = F.binary_cross_entropy_with_logits(logits, target, pos_weight=COUNTS[0] / COUNTS[1])
-    torch.testing.assert_close(PosWeight()(logits, target, ones, State(COUNTS)), expected)
+    torch.testing.assert_close(PosWeight()(logits, target, ones, LossContext(COUNTS)), expected)
     capped = F.binary_cross_entropy_with_logits(logits, target, pos_weight=torch.tensor([2.0, 1.0, 20 / 980]))
-    torch.testing.assert_close(PosWeight(limit=2.0)(logits, target, ones, State(COUNTS)), capped)
+    torch.testing.assert_close(PosWeight(limit=2.0)(logits, target, ones, LossContext(COUNTS)), capped)
 
 
 def test_focal_loss_has_its_closed_form():
@@ -148,14 +148,14 @@ def test_asymmetric_loss_has_its_closed_form():
 
 def test_ldam_margins_and_deferred_weights_have_their_closed_forms():
     """Counts 81 and 16: margins 81^-1/4 : 16^-1/4 = 1/3 : 1/2, scaled so that the larger is 0.5 (Cao et al. 2019)."""
-    state, one, logit = State(torch.tensor([[81.0], [16.0]]), 0), torch.ones(1, 1), torch.tensor([[0.7]])
+    state, one, logit = LossContext(torch.tensor([[81.0], [16.0]]), 0), torch.ones(1, 1), torch.tensor([[0.7]])
     softplus = lambda x: math.log1p(math.exp(x))  # noqa: E731
     positive, negative = softplus(-(0.7 - 0.5)), softplus(0.7 + 1 / 3)
     assert LdamDrw()(logit, one, one, state).item() == pytest.approx(positive, rel=1e-6)
     assert LdamDrw()(logit, one * 0, one, state).item() == pytest.approx(negative, rel=1e-6)
     rare, common = (0.1 / (1 - 0.9**n) for n in (16, 81))
     scale = (rare + common) / 2
-    late = State(state.counts, 10)
+    late = LossContext(state.counts, 10)
     assert LdamDrw(beta=0.9)(logit, one, one, late).item() == pytest.approx(positive * rare / scale, rel=1e-5)
     assert LdamDrw(beta=0.9)(logit, one * 0, one, late).item() == pytest.approx(negative * common / scale, rel=1e-5)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medvit.errors import RunError
-from medvit.tracking import declared, provenance, view
+from medvit.tracking import allow_list, provenance, saved_view
 from medvit.tracking import run as tracking
 
 CANARY = "CANARY"
@@ -55,9 +55,9 @@ def test_a_run_keeps_what_it_was_given(runs, tmp_path) -> None:
 def test_no_path_user_host_or_undeclared_setting_reaches_the_store(runs) -> None:
     with tracking.start(runs, "films", "private") as run:
         run.params(CONFIG)
-        run.json(declared.redacted(CONFIG), "config.json")
+        run.json(allow_list.redacted(CONFIG), "config.json")
     stored = run.client.get_run(run.id)
-    assert stored.data.params["model.weights"] == declared.WITHHELD
+    assert stored.data.params["model.weights"] == allow_list.WITHHELD
     assert not [key for key in stored.data.params if key.startswith(("hydra", "label_note"))]
     assert {"mlflow.user", "mlflow.source.name"}.isdisjoint(stored.data.tags)
     assert stored.info.user_id in {"unknown", "", None}
@@ -122,14 +122,14 @@ def test_a_damaged_database_is_a_run_error(tmp_path) -> None:
 )
 def test_an_artifact_of_another_kind_is_refused(name) -> None:
     with pytest.raises(RunError, match="may not be written"):
-        declared.check_artifact(name)
+        allow_list.check_artifact(name)
 
 
 def test_an_undeclared_metric_or_tag_is_refused() -> None:
     with pytest.raises(RunError, match="loss"):
-        declared.check_metrics({"loss": 1.0, "val/auroc": 0.5})
+        allow_list.check_metrics({"loss": 1.0, "val/auroc": 0.5})
     with pytest.raises(RunError, match="tag"):
-        declared.check_tags({"medvit.place": "/data/x"})
+        allow_list.check_tags({"medvit.place": "/data/x"})
 
 
 def test_the_hash_of_a_configuration_ignores_key_order_only() -> None:
@@ -141,5 +141,5 @@ def test_the_hash_of_a_configuration_ignores_key_order_only() -> None:
 
 
 def test_the_command_that_opens_mlflow_is_one_a_shell_takes_also_where_folders_have_blanks() -> None:
-    words = shlex.split(view.command("my runs"))
+    words = shlex.split(saved_view.command("my runs"))
     assert words[:4] == ["mlflow", "ui", "--backend-store-uri", "sqlite:///my runs/mlflow.db"]

@@ -1,0 +1,85 @@
+"""Any random transforms of MONAI as an augmentation, drawn per sample from (seed, epoch, position)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.augment.random_streams import stream_keys
+from medvit.errors import ConfigError
+
+_MIRRORS = ("Flip", "AxisFlip", "Rotate90", "Rotate180")
+_log = logging.getLogger(__name__)
+
+
+class Monai:
+    """Apply `transforms` (array transforms, or dictionary transforms with the key "image") to display values in [0, 1].
+
+    Each thread works on its own copy, so that draws depend on nothing but the sample. Values are clipped to [0, 1] and
+    rounded back to integers. A flip or quarter turn is warned of: it changes what is left and right. Raises ConfigError
+    for an empty list and for a transform that changes the shape.
+    """
+
+    def __init__(self, transforms: Sequence[Any]) -> None:
+        if not transforms:
+            raise ConfigError("augment.transforms is empty; name MONAI transforms or choose augment=none")
+        self.transforms = list(transforms)
+        self.mirrors = [name for name in _names(self.transforms) if _is_mirror(name)]
+        if self.mirrors:
+            _log.warning(
+                "W-LATERALITY %s changes what is left and right (side markers, dextrocardia, labels with a side)",
+                ", ".join(self.mirrors),
+            )
+        self._local = threading.local()
+
+    def __call__(
+        self, images: NDArray[Any], seed: int, epoch: int, position: NDArray[np.int64], member: NDArray[np.int64]
+    ) -> NDArray[Any]:
+        """Return augmented integers [n C *S]; images of one position (a bag) share all draws."""
+        del member
+        top = np.iinfo(images.dtype).max
+        out = np.empty_like(images)
+        for n, stream in enumerate(stream_keys(seed, epoch, position)):
+            value = np.asarray(self._one(images[n].astype(np.float32) / np.float32(top), int(stream)))
+            if value.shape != images[n].shape:
+                raise ConfigError(
+                    f"augment changed the shape from {images[n].shape} to {value.shape}; expected the same"
+                )
+            out[n] = np.clip(value * np.float32(top) + np.float32(0.5), 0, top).astype(images.dtype)
+        return out
+
+    def _one(self, image: NDArray[np.float32], stream: int) -> Any:
+        import torch
+        from monai.transforms.transform import MapTransform, Randomizable
+
+        if not hasattr(self._local, "transforms"):
+            self._local.transforms = copy.deepcopy(self.transforms)
+        value: Any = torch.from_numpy(image)
+        for number, transform in enumerate(self._local.transforms):
+            if isinstance(transform, Randomizable):
+                transform.set_random_state(seed=(stream + number * 0x9E3779B1) % 2**32)
+            value = transform({"image": value})["image"] if isinstance(transform, MapTransform) else transform(value)
+        return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_local"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _local=threading.local())
+
+
+def _names(transforms: Sequence[Any]) -> Iterator[str]:
+    """Yield the class of every transform, also of those inside a Compose, a OneOf and the like."""
+    for transform in transforms:
+        yield type(transform).__name__
+        yield from _names(getattr(transform, "transforms", ()))
+
+
+def _is_mirror(name: str) -> bool:
+    return name.removeprefix("Rand").removesuffix("d") in _MIRRORS

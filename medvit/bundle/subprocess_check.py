@@ -1,0 +1,39 @@
+"""Runs a bundle in a process that cannot import torch, MONAI or MLflow: what the parity gate starts.
+
+`python -m medvit.bundle.subprocess_check BUNDLE SOURCES.json RESULTS.json`: a JSON list of sources (a path, or a list
+of paths), results as a JSON list of `{status, reason, logit, uncalibrated, probability, decision}`.
+No acceptance check.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from medvit.errors import MedvitError
+
+BLOCKED = ("torch", "monai", "mlflow", "pytorch_lightning", "lightning", "torchmetrics", "pandas")
+_SHOWN = ("status", "reason", "logit", "uncalibrated", "probability", "decision")
+
+
+def main(bundle: str, sources: str, results: str) -> int:
+    """Predict the sources and write the results; return the exit code."""
+    for name in BLOCKED:
+        sys.modules[name] = None  # type: ignore[assignment]  # an import of it raises ImportError
+    from medvit.bundle.runtime import Runtime, Source
+
+    listed = json.loads(Path(sources).read_text(encoding="utf-8"))
+    units: list[Source] = [[Path(p) for p in item] if isinstance(item, list) else Path(item) for item in listed]
+    try:
+        found = Runtime(Path(bundle)).predict(units, accept=False)
+    except MedvitError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    rows = [{name: getattr(result, name) for name in _SHOWN} for result in found]
+    Path(results).write_text(json.dumps(rows), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))

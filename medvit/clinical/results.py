@@ -1,0 +1,179 @@
+"""What prediction reads and leaves: units of files, a table, one JSON per study, and on request what names patients."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from medvit.bundle.runtime import Result, Runtime
+from medvit.errors import DataError, DicomRefusal
+
+logger = logging.getLogger(__name__)
+_IDENTIFIERS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One film, or the files of one series: positions in the sorted list of files (from 1), and pseudonyms."""
+
+    files: tuple[Path, ...]
+    places: tuple[int, ...]
+    uid: str
+    study: str
+
+    @property
+    def source(self) -> Path | list[Path]:
+        """What the runtime takes."""
+        return self.files[0] if len(self.files) == 1 else list(self.files)
+
+
+def files_in(source: Path) -> list[Path]:
+    """Return one file, or all below a folder in the order of their names; links are left out.
+
+    Raises:
+        DataError: there is no file.
+    """
+    if source.is_file():
+        return [source]
+    found = sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
+    if not found:
+        raise DataError("The input folder holds no file. Give input=DIR with DICOM files, or one file.")
+    return found
+
+
+def units_of(files: Sequence[Path], series: bool) -> list[Unit]:
+    """Group files into what is predicted at once: single films, or (with `series`) the files of each series."""
+    from medvit.dataset import pseudonym
+    from medvit.dicom import tags
+    from medvit.dicom.header import read_header
+
+    hide = pseudonym.load()
+    groups: dict[str, list[tuple[Path, int, str, str]]] = defaultdict(list)
+    for place, file in enumerate(files, 1):
+        uid = study = group = ""
+        try:
+            header = read_header(file)
+            uid, study, group = (
+                hide(kind, name) if (name := tags.text_value(header, key)) else ""
+                for kind, key in zip(("instance", "study", "series"), _IDENTIFIERS, strict=True)
+            )
+        except DicomRefusal:
+            logger.debug("file %d of %d has no header that can be read", place, len(files))
+        if series and group:
+            uid = hashlib.sha256(f"{group}/".encode()).hexdigest()[:32]  # as the manifest names a series of one volume
+        groups[group if series and group else f"{place}"].append((file, place, uid, study))
+    units = []
+    for members in groups.values():
+        paths, places, uids, studies = zip(*members, strict=True)
+        units.append(Unit(paths, places, uids[0], studies[0]))
+    return units
+
+
+def series_of(files: Sequence[bytes]) -> list[list[int]]:
+    """Return which of some files belong together, as lists of their places: those of one series; others alone."""
+    from medvit.dicom import tags
+    from medvit.dicom.header import read_header
+
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, file in enumerate(files):
+        try:
+            series = tags.text_value(read_header(file), "SeriesInstanceUID")
+        except DicomRefusal:
+            series = ""
+        groups[series or f" {place}"].append(place)
+    return list(groups.values())
+
+
+def write_table(file: Path, runtime: Runtime, units: Sequence[Unit], results: Sequence[Result]) -> None:
+    """Write predictions.csv: one row per unit, rejected ones with their reason."""
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        head = ["file", "uid", "study", *results[0].row(runtime.names), "warnings"]
+        writer.writerow(head)
+        for unit, result in zip(units, results, strict=True):
+            place = f"{unit.places[0]}" if len(unit.places) == 1 else f"{unit.places[0]}+{len(unit.places) - 1}"
+            cells = ["" if value is None else value for value in result.row(runtime.names).values()]
+            writer.writerow([place, unit.uid, unit.study, *cells, "; ".join(result.warnings)])
+
+
+def write_studies(folder: Path, runtime: Runtime, units: Sequence[Unit], results: Sequence[Result]) -> None:
+    """Write one JSON per study, without a time, so that the same input twice gives the same bytes."""
+    bundle = runtime.bundle
+    model = {
+        "name": bundle.manifest["name"],
+        "bundle": bundle.digest[:12],
+        "run": bundle.manifest["provenance"].get("run_id", ""),
+        "medvit": metadata.version("medvit"),
+    }
+    studies: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for unit, result in zip(units, results, strict=True):
+        if unit.study:
+            studies[unit.study].append({"uid": unit.uid, "files": list(unit.places), **_told(result, runtime)})
+    folder.mkdir()
+    for study, images in studies.items():
+        content = {"schema": "medvit.result/1", "not_for_diagnostic_use": True, "draft": bundle.draft, "model": model}
+        text = json.dumps({**content, "study": study, "images": images}, indent=1)
+        (folder / f"{study}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _told(result: Result, runtime: Runtime) -> dict[str, Any]:
+    if result.status != "OK":
+        return {"status": result.status, "code": result.code, "reason": result.reason}
+    findings = {
+        name: {
+            "probability": result.probability[name],
+            "uncalibrated": result.uncalibrated[name],
+            "decision": result.decision.get(name),
+            "threshold": runtime.bundle.thresholds.get(name, {}).get("threshold"),
+        }
+        for name in runtime.names
+    }
+    return {"status": result.status, "findings": findings, "warnings": list(result.warnings)}
+
+
+def write_reports(folder: Path, runtime: Runtime, units: Sequence[Unit], results: Sequence[Result]) -> list[Result]:
+    """Write a structured report of each predicted unit, on its first file; reports name the patient.
+
+    Returns the results, with a warning where the header allows no report.
+    """
+    from medvit.clinical.structured_report import Algorithm, Finding, structured_report
+
+    bundle = runtime.bundle
+    algorithm = Algorithm(bundle.manifest["name"], metadata.version("medvit"), bundle.digest[:12], bundle.draft)
+    folder.mkdir(mode=0o700)
+    told: list[Result] = []
+    for unit, result in zip(units, results, strict=True):
+        told.append(result)
+        if result.status != "OK":
+            continue
+        findings = [
+            Finding(name, result.probability[name], bundle.thresholds.get(name, {}).get("threshold"),
+                    result.decision.get(name, ""), bundle.labels["definitions"].get(name, {}).get("code"))
+            for name in runtime.names
+        ]  # fmt: skip
+        try:
+            structured_report(unit.files[0], findings, algorithm, folder / f"{unit.uid}.dcm")
+        except DicomRefusal as refusal:
+            told[-1] = replace(result, warnings=(*result.warnings, f"no report: {refusal}"))
+    return told
+
+
+def write_crosswalk(file: Path, source: Path, units: Sequence[Unit]) -> None:
+    """Write which pseudonym is which file, readable by the owner alone."""
+    root = source if source.is_dir() else source.parent
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "uid", "study", "path"])
+        for unit in units:
+            for path, place in zip(unit.files, unit.places, strict=True):
+                writer.writerow([place, unit.uid, unit.study, path.relative_to(root)])

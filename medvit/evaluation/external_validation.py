@@ -1,0 +1,108 @@
+"""External validation: another data set, judged by what the training site decided, and compared with its images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvit.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from medvit.data.datamodule import DataModule
+    from medvit.data.units import Units
+    from medvit.engine.checkpoint import TrainedRun
+    from medvit.tracking.run import Run
+
+
+def open_external(trained: TrainedRun, folder: Path) -> DataModule:
+    """Return all images of another data set folder as a test side, prepared as the run's own; no split is needed.
+
+    Raises:
+        DataError: no manifest, labels the task does not know, or files that cannot be read.
+    """
+    from medvit.dataset import manifest
+    from medvit.engine.fit import data_module
+
+    settings = {**trained.settings, "data": {**trained.settings["data"], "folder": str(folder), "fold": None}}
+    data = data_module(settings, trained.preprocess, trained.task, allow_test=True)
+    found = manifest.read(folder)
+    data.prepare_rows(found.table.assign(_side="test"), found.root)
+    data.hashes = {"manifest": found.digest, "preprocess": trained.preprocess.digest}
+    return data
+
+
+def external_warnings(trained: TrainedRun, other: Path, known: list[Units], tested: Units) -> tuple[str, ...]:
+    """Return what a reader must know of the two sets: names that cannot be compared, and images that look alike."""
+    from medvit.dataset import manifest
+
+    home = Path(trained.settings["data"]["folder"])
+    keys = [manifest.read(folder).task_hint.get("key_id") for folder in (home, other)]
+    told = []
+    if keys[0] != keys[1]:
+        told.append(
+            "The two data sets have pseudonyms of different keys: a patient in both cannot be found by name, only by "
+            "identical or like images."
+        )
+    alike = shared_pictures(known, tested)
+    if alike is None:
+        told.append("Too many images to compare all of them: look-alikes of training images were not sought.")
+    elif alike:
+        told.append(
+            f"{alike} of {len(tested)} images look like images the model was trained or validated on (another size, "
+            "window or compression of one film?): look at them before believing the numbers."
+        )
+    return tuple(told)
+
+
+def shared_pictures(known: list[Units], tested: Units) -> int | None:
+    """Return how many tested units show a picture that is in `known`, windows and sizes aside; None if too many."""
+    from medvit.dataset.fingerprint import near_pairs, sketch
+    from medvit.dataset.leakage import NEAR_UP_TO
+    from medvit.evaluation.inference import middle_plane
+
+    sides = [*known, tested]
+    if sum(map(len, sides)) > NEAR_UP_TO:
+        return None
+    planes = [middle_plane(units, n) for units in sides for n in range(len(units))]
+    small = np.stack([sketch(p if p.dtype == np.uint8 else (p >> 8).astype(np.uint8)) for p in planes])
+    first = len(planes) - len(tested)
+    pairs = near_pairs(small, [n >= first for n in range(len(planes))], crops=False)
+    return int(pairs["other"].nunique())
+
+
+def frozen_before(run: Run, folder: Path) -> tuple[Path, str] | None:
+    """Return thresholds.json of the run's own test evaluation, copied into `folder`, and its sealed hash, or None.
+
+    Raises:
+        RunError: the run, its weights or its report changed since that evaluation.
+    """
+    from medvit.tracking import evaluation_seal
+
+    if "evaluation/test.json" not in run.artifacts():
+        return None
+    sealed: dict[str, Any] = evaluation_seal.check(run)
+    return run.fetch("report/test/thresholds.json", folder), str(sealed["hash"])
+
+
+def refuse_swapped(run: Run, file: Path) -> None:
+    """Refuse validation predictions that are not those the training ended with: thresholds would come from others.
+
+    Raises:
+        EvaluationError: validation.parquet changed since the run was trained.
+    """
+    import json
+    import tempfile
+
+    from medvit.tracking.provenance import file_sha256
+
+    if "hashes.json" not in run.artifacts():
+        return
+    with tempfile.TemporaryDirectory() as place:
+        wanted = json.loads(run.fetch("hashes.json", Path(place)).read_text("utf-8")).get("validation")
+    if wanted is not None and wanted != file_sha256(file):
+        raise EvaluationError(
+            "validation.parquet of this run changed since it was trained, so that thresholds would come from other "
+            "predictions; the test set stays closed. Restore the file, or train again"
+        )

@@ -1,0 +1,169 @@
+"""Turn a pickle into safetensors once, and carry checkpoint directories to sites without a network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medvit.errors import WeightsError
+from medvit.model.pretrained import canonical, families, store
+
+# What released files were seen to hold beside tensors: MAE's arguments, nnU-Net's scalars. None of these runs code.
+_SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np.ndarray,
+    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]
+WRAPPERS = ("state_dict", "model", "teacher", "ema", "model_ema", "module", "network_weights", "student")
+PACKED = {*store.CONFIGS, store.SUMS, "LICENSE", "README.md"}
+
+
+def convert(source: Path, target: Path, family: str | None = None, heads: int | None = None) -> str:
+    """Write `target`/model.safetensors and config.json from the pickle `source`, read with weights_only=True.
+
+    `family` and `heads` are written to config.json, for files whose tensors cannot tell. Returns one line of what was
+    found. Raises WeightsError where the pickle needs code to run, holds no tensors, or no family fits them.
+    """
+    config: dict[str, Any] = {"medvit_source": source.name, "medvit_source_sha256": store.digest(source)}
+    config.update({"medvit_family": family} if family else {})
+    config.update({"num_attention_heads": heads} if heads else {})
+    tensors = {key: value.detach().clone().contiguous() for key, value in _tensors(_unpickle(source)).items()}
+    if not tensors:
+        raise WeightsError(f"{source.name} holds no tensors")
+    found = canonical.read(tensors, config)
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    store.write_sums(target)
+    patch = "x".join(map(str, found.patch))
+    return (
+        f"{len(tensors)} tensors, family {found.family.name}, width {found.width}, depth {found.depth}, "
+        f"heads {found.heads}{'' if heads else ' (not in the file: 64 per head or by width)'}, patch {patch}"
+    )
+
+
+def _unpickle(source: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        blocked = torch.serialization.get_unsafe_globals_in_checkpoint(source)
+        raise WeightsError(
+            f"{source.name} needs {', '.join(blocked[:5]) or 'unreadable parts'} to be opened, which could run code; "
+            "medvit opens tensors only: ask for safetensors, or save the state_dict alone where you trust the file"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise WeightsError(f"{source.name} is truncated or no PyTorch file; copy it again") from error
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    """Return the state dict inside the usual wrappings; a teacher is preferred to its student."""
+    if not isinstance(content, Mapping):
+        return {}
+    found = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if len(found) > 3:
+        return found
+    for name in WRAPPERS:
+        inner = _tensors(content.get(name))
+        if inner:
+            return inner
+    return found
+
+
+def pack(source: str, target: Path) -> list[str]:
+    """Write one uncompressed zip of a checkpoint directory (or hub id) with its checksums; return the names in it.
+
+    Raises WeightsError for what is not here or is no directory.
+    """
+    home = store.locate(source)
+    if not home.is_dir():
+        raise WeightsError("pack needs a directory with config.json and safetensors, or a hub id")
+    store.read(home)
+    files = sorted(file for file in home.iterdir() if file.suffix == ".safetensors" or file.name in PACKED)
+    sums = "".join(f"{store.digest(file)}  {file.name}\n" for file in files if file.name != store.SUMS)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(store.SUMS, sums)
+        archive.writestr("NAME", source if store.HUB_ID.match(source) else home.name)
+        for file in files:
+            if file.name != store.SUMS:
+                archive.write(file, file.name)
+    return [file.name for file in files if file.name != store.SUMS]
+
+
+def unpack(source: Path) -> str:
+    """Put a packed checkpoint into the local store and return the name to load it by; checksums are verified.
+
+    Raises WeightsError for a file that is no pack, holds a name or a path that a pack never has, or was altered.
+    """
+    try:
+        archive = zipfile.ZipFile(source)
+    except zipfile.BadZipFile as error:
+        raise WeightsError(f"{source.name} is truncated or no pack of medvit.weights; copy it again") from error
+    with archive:
+        names = archive.namelist()
+        odd = [
+            n for n in names if n not in {*PACKED, "NAME"} and (Path(n).suffix != ".safetensors" or Path(n).name != n)
+        ]
+        if odd or "NAME" not in names or store.SUMS not in names:
+            raise WeightsError(f"{source.name} is no pack of medvit.weights ({odd[:3] or 'no NAME or SHA256SUMS'})")
+        name = archive.read("NAME").decode()
+        if not store.HUB_ID.match(name) and (Path(name).name != name or name in {"", ".", ".."}):
+            raise WeightsError(f"{source.name} is no pack of medvit.weights (its NAME is no checkpoint name)")
+        home = store.local(name)
+        home.mkdir(parents=True, exist_ok=True)
+        for member in names:
+            if member != "NAME":
+                with archive.open(member) as packed, (home / member).open("wb") as out:
+                    while block := packed.read(1 << 22):
+                        out.write(block)
+    store.read(home)
+    return name if store.HUB_ID.match(name) else str(home)
+
+
+def fetch(hub_id: str, sha256: str | None = None) -> str:
+    """Download `id@revision` (40 hex digits) from the hub into the local store, and return its sha256.
+
+    The revision is pinned by the caller and the checksums are recorded, so every later load is verified. Raises
+    WeightsError without huggingface_hub, a pinned revision or a network, for a gated id, or for another sha256.
+    """
+    match = store.HUB_ID.match(hub_id)
+    if match is None or match["revision"] is None:
+        raise WeightsError(
+            f"fetch needs id@revision with 40 hex digits; {families.nearest(hub_id, families.table().checkpoints)}"
+        )
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise WeightsError("fetch needs huggingface-hub: pip install medvit[hub]") from error
+    home = store.local(hub_id)
+    wanted = ["*.safetensors", "*.safetensors.index.json", *store.CONFIGS, "LICENSE*", "README.md"]
+    try:
+        snapshot_download(match["id"], revision=match["revision"], local_dir=home, allow_patterns=wanted)
+    except GatedRepoError as error:
+        raise WeightsError(f"{match['id']} is gated: accept its terms on the hub, log in, and fetch again") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise WeightsError(
+            f"{match['id']} could not be downloaded ({type(error).__name__}); without a network: pack it elsewhere"
+        ) from error
+    found = store.read(home)[2]
+    if sha256 is not None and found != sha256:
+        raise WeightsError(
+            f"{match['id']}: sha256 {found[:12]}... is not the {sha256[:12]}... asked for; not to be used"
+        )
+    store.write_sums(home)
+    return found

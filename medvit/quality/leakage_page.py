@@ -1,0 +1,88 @@
+"""`split audit=true`: one self-contained page of the leakage audit, with thumbnails and pseudonyms, no identifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from medvit.dataset.fingerprint import items
+from medvit.dataset.leakage import Audit
+from medvit.dataset.manifest import Manifest, replace_file
+from medvit.quality.measures import measure_one
+from medvit.quality.page import Pictures, Thumbnail
+
+REPORT = "audit.html"
+_SHOWN = 24  # groups of pictures per kind
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures that show one thing, with a line on what is wrong with that."""
+
+    text: str
+    pictures: list[Thumbnail]
+
+
+def write(audit: Audit, manifest: Manifest, folder: Path) -> None:
+    """Write `folder/audit.html`; raises DataError when it cannot be written."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    exact, near = _exact(audit.exact), _near(audit.near)
+    shown = sorted({row for _, rows in exact + near for row in rows})
+    pictures = Pictures(manifest, _measures(manifest, shown))
+    environment = Environment(loader=PackageLoader("medvit.quality"), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template("leakage.html").render(
+        audit=audit,
+        digest=manifest.digest,
+        images=len(manifest.table),
+        patients=manifest.table["patient"].nunique(),
+        identifiers=audit.identifiers.groupby(["kind", "sides"]).size().reset_index(name="count").to_dict("records"),
+        given=audit.given.to_dict("records"),
+        kinds=[
+            (title, [Group(text, pictures.of(rows)) for text, rows in groups])
+            for title, groups in (("Identical pixels", exact), ("Near duplicates of different patients", near))
+        ],
+    )
+    replace_file(folder / REPORT, lambda draft: draft.write_text(page, encoding="utf-8"))
+
+
+def summary(audit: Audit) -> str:
+    """Return verdict, leaks and doubts as lines of text."""
+    lines = [f"leakage audit: {audit.verdict}"]
+    lines += [f"  E-LEAK {text}" for text in audit.leaks] + [f"  look: {text}" for text in audit.doubts]
+    return "\n".join([*lines, *(f"  {what}: {how}" for what, how in audit.sought.items())])
+
+
+def _exact(table: pd.DataFrame) -> list[tuple[str, list[int]]]:
+    groups = []
+    for _, rows in table.groupby("group"):
+        first = rows.iloc[0]
+        text = f"{len(rows)} images, {_words(bool(first['across']), bool(first['conflict']))}"
+        groups.append(((not first["across"], not first["conflict"]), (text, rows["row"].tolist()[:6])))
+    return [group for _, group in sorted(groups, key=lambda pair: pair[0])][:_SHOWN]
+
+
+def _near(table: pd.DataFrame) -> list[tuple[str, list[int]]]:
+    worst = table.sort_values(["across", "conflict", "score"], ascending=False).head(_SHOWN)
+    found = []
+    for pair in worst.to_dict("records"):
+        text = f"{pair['how']}, agreement {pair['score']:.3f}, {_words(pair['across'], pair['conflict'])}"
+        found.append((text, [pair["row"], pair["other"]]))
+    return found
+
+
+def _words(across: bool, conflict: bool) -> str:
+    return ("on two sides" if across else "on one side") + (", labels differ" if conflict else "")
+
+
+def _measures(manifest: Manifest, shown: Sequence[int]) -> pd.DataFrame:
+    """Return what decides how coarse a thumbnail is: text is looked for in the images that are shown."""
+    todo = items(manifest)
+    code, text = [""] * len(todo), [False] * len(todo)
+    for row in shown:
+        judged = measure_one(todo[row])
+        code[row], text[row] = judged["code"], judged["text"]
+    return pd.DataFrame({"code": code, "text": text})

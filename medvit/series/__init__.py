@@ -1,0 +1,1 @@
+"""Many slices, one volume with an exact affine in LPS mm."""
