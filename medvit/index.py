@@ -27,7 +27,7 @@ def index(
 ) -> Manifest:
     """Index all images below `root` into `folder`, join the label table, and return the manifest.
 
-    labels: the fields of `data.labels.LabelSpec`, None for no labels. options: `kind`, `patient_fallback`, `accept`,
+    labels: the fields of `LabelSpec` (dataset.label_table), or None. options: `kind`, `patient_fallback`, `accept`,
     `series` as in conf/index.yaml. A stopped index goes on where it was; unchanged files are never read twice.
 
     Raises:

@@ -30,7 +30,7 @@ class Loading:
     """How batches are made.
 
     workers: threads that make batches ahead, 0 for none; prefetch: batches that wait beside those; pin: page-locked
-    memory; "auto" of the three measures (`pace.measure`). bag: None, "study", "series" or "patient". fold: of a k-fold
+    memory; "auto" of the three measures (`loader_tuning`). bag: None, "study", "series" or "patient". fold: of a k-fold
     split. audit_share: part of the training rows decoded again each epoch. on_bad: "refuse" or "exclude" files that
     cannot be read. build_workers: decoding processes of the cache, 0 for one per core. allow_test: only `evaluate`
     sets it.
