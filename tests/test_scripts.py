@@ -15,7 +15,11 @@ import pytest
 HOME = Path(__file__).parents[1] / "pipelines"
 QUICK = {
     "train": ("trainer.epochs=1", "trainer.progress_bar=false", "model.depth=2"),
-    "evaluate": ("bootstrap.draws=100", "sections.robustness=false", "sections.explain=false"),  # tests/evaluation has these
+    "evaluate": (
+        "bootstrap.draws=100",
+        "sections.robustness=false",
+        "sections.explain=false",
+    ),  # tests/evaluation has these
     "export": ("acceptance={age_years: null}",),
 }
 
