@@ -80,7 +80,7 @@ class StudyBag(nn.Module):
         outputs = vectors.shape[2]
         each = Bag(*(part.repeat_interleave(outputs, dim=0) for part in bag))
         pooled = self.gather(vectors.movedim(2, 1).flatten(0, 1), each)
-        return pooled.reshape(len(vectors), outputs, -1)
+        return pooled.reshape(vectors.shape[0], outputs, -1)
 
     def encoded(self, encode: Encode, image: Tensor, bag: Bag) -> Float[Tensor, "B I *K W"]:
         """Return the vector of every image that is there, and zeros elsewhere."""

@@ -52,7 +52,7 @@ class Convolutional(nn.Module):
         x = image
         for stage in self.blocks:
             x = stage(x)
-        return Tokens(x.new_zeros(len(x), 0, self.width), x.flatten(2).transpose(1, 2), grid)
+        return Tokens(x.new_zeros(x.shape[0], 0, self.width), x.flatten(2).transpose(1, 2), grid)
 
 
 def densenet121(

@@ -94,7 +94,7 @@ class Network(nn.Module):
             return self.from_tokens(tokens(image))
         if bag is None:  # one image is a bag of one
             image = image.unsqueeze(1)
-            bag = single(len(image), image.device)
+            bag = single(image.shape[0], image.device)
         return self.bag(lambda images: self.from_tokens(tokens(images)), image, bag)
 
     def from_tokens(self, tokens: Tokens) -> Float[Tensor, "B *K W"]:
