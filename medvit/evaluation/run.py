@@ -240,8 +240,10 @@ def _headline(report: Report, split: str) -> dict[str, float]:
 
 def _word(finding: str) -> str:
     """Return a finding's name as MLflow takes it; the mean over findings, "macro (3 of 3 findings)", is "macro"."""
+    from medvit.tracking.allow_list import mlflow_name
+
     name = "macro" if finding.startswith("macro (") else finding
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")
+    return mlflow_name(re.sub(r"[ /]+", "_", name))
 
 
 def _device() -> str:

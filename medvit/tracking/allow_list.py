@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import posixpath
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +30,8 @@ PLACES = frozenset(
     }
 )
 
-_METRIC = re.compile(r"^(train|val|test|time|system|external)/[A-Za-z0-9_.\- /]{1,120}$")
+_METRIC = re.compile(r"^(train|val|test|time|system|external)/[^\x00-\x1f]{1,200}$")
+_SIGNS = {">=": " ge ", "<=": " le ", ">": " gt ", "<": " lt ", "=": " eq ", "+": " plus ", "%": " percent "}
 _METRIC_VALUE = re.compile(r"^(train|val|test)/[A-Za-z0-9_.\-]{1,80}$")
 _PLAIN = re.compile(r"^[\w .,:;+*=%()\[\]<>@-]{0,200}$")
 _KINDS = ("json", "csv", "html", "md", "parquet", "pdf", "png", "svg", "txt", "yaml")
@@ -66,10 +70,28 @@ def flat(config: Mapping[str, Any]) -> dict[str, str]:
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else key, inner)
         else:
-            found[prefix] = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+            found[mlflow_name(prefix)] = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
 
     walk("", redacted(config))
     return found
+
+
+def mlflow_name(name: str) -> str:
+    """Return a metric or parameter name in the characters that MLflow takes; one that has only such stays as it is.
+
+    Signs become words and accents fall; six hex digits of the name's hash keep changed names apart ("KL>=2" is
+    "KL_ge_2.<hash>"). The name itself stays in `labels.json`, the tables and the report.
+    """
+    kept = re.fullmatch(r"[A-Za-z0-9_.\- /]{1,120}", name) and posixpath.normpath(name) == name
+    if kept and not name.startswith(("/", "..")) and name != ".":
+        return name
+    text = name
+    for sign, word in _SIGNS.items():
+        text = text.replace(sign, word)
+    text = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    parts = [re.sub(r"[^A-Za-z0-9.\-]+", "_", part).strip("_.") for part in text.split("/")]
+    readable = "/".join(part for part in parts if part)[:100].rstrip("/") or "name"
+    return f"{readable}.{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def check_metrics(values: Mapping[str, float]) -> None:

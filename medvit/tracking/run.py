@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from medvit.errors import RunError
-from medvit.tracking.allow_list import check_artifact, check_metrics, check_tags, flat
+from medvit.tracking.allow_list import check_artifact, check_metrics, check_tags, flat, mlflow_name
 
 _PARAM_LIMIT = 6000  # characters, MLflow's own limit for one parameter
 
@@ -87,8 +87,9 @@ class Run:
 
         check_metrics(values)
         now = int(time.time() * 1000)
+        points = [Metric(mlflow_name(key), float(value), now, step) for key, value in values.items()]
         with _writing("the metrics"):
-            self.client.log_batch(self.id, metrics=[Metric(key, float(v), now, step) for key, v in values.items()])
+            self.client.log_batch(self.id, metrics=points)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set `medvit.*` tags."""

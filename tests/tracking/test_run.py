@@ -132,6 +132,21 @@ def test_an_undeclared_metric_or_tag_is_refused() -> None:
         allow_list.check_tags({"medvit.place": "/data/x"})
 
 
+SIGNED = ["KL>=2", "KL>2", "KL<2", "KL=2", "Age (years)", "Age [years]", "a, b", "T1+C", "Ödem", "Odem", "a//b", "../a"]
+
+
+def test_class_names_with_signs_brackets_and_umlauts_are_metrics_that_stay_apart(runs) -> None:
+    given = {f"val/auroc/{name}": number / 100 for number, name in enumerate(SIGNED)}
+    with tracking.start(runs, "films", "signs") as run:
+        run.params({"task": {"values": dict.fromkeys(SIGNED, 1)}})
+        run.metrics(given)
+    stored = run.values
+    assert {stored[allow_list.mlflow_name(key)] for key in given} == set(given.values())
+    assert len(stored) == len(run.client.get_run(run.id).data.params) == len(SIGNED)
+    assert allow_list.mlflow_name("val/auroc/KL>=2").startswith("val/auroc/KL_ge_2.")
+    assert allow_list.mlflow_name("val/auroc/Lung Opacity") == "val/auroc/Lung Opacity"
+
+
 def test_the_hash_of_a_configuration_ignores_key_order_only() -> None:
     one = provenance.json_sha256({"a": 1, "b": [1, 2]})
     assert one == provenance.json_sha256({"b": [1, 2], "a": 1})
