@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,31 @@ def checklist_answers(trained: TrainedRun, run: Run, train: Units) -> dict[str, 
         "imbalance": _imbalance(trained, train),
     }
     return {key: text for key, text in found.items() if text}
+
+
+def label_words(trained: TrainedRun) -> dict[str, tuple[str, str]]:
+    """Return the label table's words for absence and presence of a yes-or-no finding; {} where it spells 0 and 1."""
+    spelt = trained.task.settings.get("values") or {}
+    words = [" or ".join(str(word) for word, value in spelt.items() if value == side) for side in (0, 1)]
+    return {trained.task.names[0]: (words[0], words[1])} if trained.task.kind == "binary" and all(words) else {}
+
+
+def about(trained: TrainedRun, run: Run, split: str, external: bool, named: str) -> dict[str, str]:
+    """Return the title of the report and what stands under it: model, data set, run and dates (UTC)."""
+    info, home = run.client.get_run(run.id).info, str(trained.settings["data"]["name"])
+    tested = f"{split} (trained on {home})" if external else f"{home}, {split} split"
+    return {
+        "title": f"Evaluation: {named} on {tested}",
+        "Model": _model(trained),
+        "Data set": f"{tested}; manifest sha256 {trained.hashes['manifest'][:12]}",
+        "Run": f"{info.run_name} ({run.id})",
+        "Trained": _day(info.start_time / 1000),
+        "Evaluated": _day(time.time()),
+    }
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _environment(run: Run) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from medvit.data.units import Units
 from medvit.errors import EvaluationError
 from medvit.evaluation.annotations import annotations_of
-from medvit.evaluation.inference import OpenedRun
+from medvit.evaluation.inference import OpenedRun, with_time_left
 from medvit.explain import attribution, faithfulness, localisation
 from medvit.explain.overlay import batches, upsample
 from medvit.explain.reference import Reference, choose, grey
@@ -174,7 +174,8 @@ def _faithful(bench: OpenedRun, names: Sequence[str], most: int, permuted: Netwo
             patient += [str(p) for p in side.frame["patient"].to_numpy()[part.units]]
             answer, reference = _answer(bench, output, part.bag), bench.references[output].image
             fill = grey(part.image) if reference is None else reference.expand_as(part.image)
-            for name in names:
+            what = f"Maps of {bench.trained.task.names[output]}, {len(patient)} images"
+            for name in with_time_left(names, what, len(names)):
                 maps = maps_of(bench, network, name, output, part).to(part.image.device)
                 areas = faithfulness.curves(answer, part.image, maps, fill, bagged=part.bag is not None)
                 columns[name].append(np.stack(areas, axis=1))

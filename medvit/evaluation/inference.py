@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from medvit.types import Bag
 
 if TYPE_CHECKING:
     from medvit.engine.checkpoint import TrainedRun
+
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -80,6 +84,14 @@ class OpenedRun:
             np.unique(np.linspace(0, max(0, len(found) - 1), min(most, len(found))).astype(int))
         ]
         return chosen
+
+
+def with_time_left(steps: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Give the steps one by one beside a bar with the share done and the time left, on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(steps, what, total=total, console=Console(stderr=True))
 
 
 def middle_plane(units: Units, number: int) -> NDArray[Any]:

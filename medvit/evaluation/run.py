@@ -73,6 +73,7 @@ class RunEvaluation:
         from medvit.data.loader import BatchLoader, Plan
         from medvit.engine.predict import predict, table
         from medvit.evaluation.external_validation import external_warnings, open_external
+        from medvit.evaluation.inference import with_time_left
         from medvit.report.baseline import shortcut_baselines
 
         if self.site is None:
@@ -86,7 +87,8 @@ class RunEvaluation:
             self.cautions = external_warnings(self.trained, self.site, home, units)
         self._tested = units
         loader = BatchLoader(units, Plan(data.loading.batch_size))  # in order, not augmented
-        found = predict(self.trained.network, loader, data.scale, data.shift, _device())
+        steps = with_time_left(loader, f"Predicting {self.split}", -(-len(units) // data.loading.batch_size))
+        found = predict(self.trained.network, steps, data.scale, data.shift, _device())
         if self.trained.task.kind != "regression":
             train, test = (_known(side, self.trained.task) for side in (self.home.units("train"), units))
             self.baselines.update(shortcut_baselines(train, test, self.trained.task.names))
@@ -169,13 +171,17 @@ def evaluate_run(settings: dict[str, Any], spec_of: Any, run_id: str | None = No
 
 def _extras(trial: RunEvaluation, run: Run, before: tuple[Path, str] | None) -> Extras:
     """Return what the report holds besides predictions; cautions follow once the tested side is open."""
-    from medvit.evaluation.checklist_answers import checklist_answers
+    from medvit.evaluation.checklist_answers import about, checklist_answers, label_words
     from medvit.report.page import Extras
+    from medvit.report.wording import class_name
     from medvit.tracking import provenance
 
     trained = trial.trained
-    origin = {"run": run.id, **trained.hashes, **provenance.code()}
+    origin: dict[str, Any] = {"run": run.id, **trained.hashes, **provenance.code()}
     origin |= checklist_answers(trained, run, trial.home.units("train"))
+    classes = label_words(trained)
+    named = ", ".join(class_name(name, classes) for name in trained.task.names)
+    origin |= {"classes": classes, "about": about(trained, run, trial.split, trial.site is not None, named)}
     if trial.site is not None:
         origin["external"] = (
             f"All images of the data set “{trial.split}”, which the model never saw; calibration and thresholds come "

@@ -13,7 +13,7 @@ from typing import Any
 from medvit.augment import perturbation
 from medvit.engine.predict import table
 from medvit.evaluation.explanation import explanation_sections
-from medvit.evaluation.inference import OpenedRun
+from medvit.evaluation.inference import OpenedRun, with_time_left
 from medvit.evaluation.ood import ood_section
 from medvit.metric.bootstrap import interval
 from medvit.metric.ranking import Ranking
@@ -49,7 +49,8 @@ def robustness(bench: OpenedRun, sample: Sample, frozen: FrozenThresholds) -> Se
     whole = {f.name: (f, Ranking(f.target, f.margin)) for f in findings_of(sample, frozen.calibration) if f.both}
     drawn = {name: sample.draws.apply(ranking.auroc, f.rows)[:, 0] for name, (f, ranking) in whole.items()}
     boot = sample.spec.bootstrap
-    for way in perturbation.every() if whole else ():
+    ways = perturbation.every() if whole else ()
+    for way in with_time_left(ways, "Disturbed images", len(ways)):
         found = bench.pass_over(bench.trained.network, bench.test, way)
         moved = prepare(table(found, bench.trained.task, bench.test.frame, bench.split), sample.spec, bench.split)
         for name, (before, ranking) in whole.items():

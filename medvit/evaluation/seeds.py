@@ -65,6 +65,8 @@ def evaluate_seeds(settings: dict[str, Any], spec_of: SpecOf) -> Report:
     together = seeds(sides, Side(prepare(test, spec, split), frozen, "ensemble"))
     held = archive.load_archive(folders[0])
     origin = {**held.provenance, "run": ", ".join(run.id for run in runs), "selection": _selection(len(runs), task)}
+    if "about" in origin:
+        origin["about"] = {**origin["about"], "Run": f"mean of {len(runs)} runs: {origin['run']}"}
     extras = replace(held, provenance=origin, sections=(together,))
     report = protocol.evaluate_predictions(validation, test, spec, out, frozen=out / "thresholds.json",
                                            recorded=frozen.hash, extras=extras, split=split)  # fmt: skip

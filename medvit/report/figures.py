@@ -59,7 +59,7 @@ def panels(name: str, title: str, caption: str, names: Sequence[str], draw: Draw
         FigureCanvasAgg(canvas)
         for k, each in enumerate(names):
             axes = canvas.add_subplot(down, across, k + 1)
-            axes.set_title(each, loc="left")
+            axes.set_title(each if len(names) > 1 else "", loc="left")  # one panel: the page names it
             draw(axes, each)
         svg, png = io.StringIO(), io.BytesIO()
         canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})

@@ -10,13 +10,16 @@ from medvit.dataset.leakage import leaks_allowed
 from medvit.prediction.predictions import Sample
 from medvit.report import cohort
 from medvit.report.table import Table
-from medvit.report.wording import format_estimate
+from medvit.report.wording import class_name, format_estimate
 
 _FEW = 3  # findings up to which the headline names each
 
 
-def headline(test: Sample, tables: Mapping[str, Table], split: str = "test") -> list[str]:
-    """Return the sentences a reader must see first, each number with its interval."""
+def headline(
+    test: Sample, tables: Mapping[str, Table], split: str = "test", labels: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
+    """Return the sentences a reader must see first, each number with its interval; `labels` as in `class_name`."""
+    called = {row["finding"]: class_name(row["finding"], labels or {}) for row in tables["findings"].rows}
     counts, few = cohort.cohort_counts(test), len(test.spec.names) <= _FEW
     begin = "Measured on the validation split itself, where thresholds and scaling were chosen: too good."
     lines = [begin] * (split == "val") + [
@@ -26,9 +29,9 @@ def headline(test: Sample, tables: Mapping[str, Table], split: str = "test") -> 
     if not few:
         ranked = sorted(areas[:-1], key=lambda row: row["auroc"].value)
         areas = [areas[-1], *ranked[-1:], *ranked[:-1][:1]]  # macro, best, worst
-    lines += [f"AUROC, {row['finding']}: {format_estimate(row['auroc'])}." for row in areas]
+    lines += [f"AUROC, {called[row['finding']]}: {format_estimate(row['auroc'])}." for row in areas]
     lines += [
-        f"{row['finding']} at the frozen threshold {row['threshold']:.3f} ({row['rule']}): sensitivity "
+        f"{called[row['finding']]} at the frozen threshold {row['threshold']:.3f} ({row['rule']}): sensitivity "
         f"{format_estimate(row['sensitivity'])}, specificity {format_estimate(row['specificity'])}."
         for row in tables["operating_points"].rows
         if few and "sensitivity" in row
@@ -41,7 +44,8 @@ def headline(test: Sample, tables: Mapping[str, Table], split: str = "test") -> 
         f"Accuracy of the most probable class{_of(row)}: {format_estimate(row['accuracy'])}."
         for row in tables["classes"].rows
     ]
-    return lines + _against_baselines([row for row in tables["baselines"].rows if "gain" in row], test, few)
+    rows = [{**row, "finding": called[row["finding"]]} for row in tables["baselines"].rows if "gain" in row]
+    return lines + _against_baselines(rows, test, few)
 
 
 def _of(row: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ from medvit.report.figures import Figure
 from medvit.report.headline import headline, leaks
 from medvit.report.shift import shift
 from medvit.report.table import Table, plain
-from medvit.report.wording import format_estimate, format_interval, full_precision
+from medvit.report.wording import class_name, format_estimate, format_interval, full_precision
 
 SCHEMA = "medvit.report/1"
 
@@ -49,7 +49,8 @@ class Section:
 class Extras:
     """What a report can hold besides predictions; every part may be left out.
 
-    `provenance`: plain values (run, digests, model, data, labels, ... see `checklist.FROM_PROVENANCE`), no paths;
+    `provenance`: plain values (run, digests, model, data, labels, ... see `checklist.FROM_PROVENANCE`), no paths; its
+    "about" stands under the title, its "classes" holds the label table's words for absence and presence of a finding;
     `baselines`: name -> table with `uid` and `score.<finding>`; `train`: `uid`, `patient` of the training images;
     `pictures`: uids -> uint8 arrays for the failure gallery; `sections`: finished sections of other modules, whose
     tables named robustness, ood, localisation, faithfulness or seeds also answer checklist items; `late` makes more of
@@ -72,12 +73,17 @@ class Extras:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report says: `headline` sentences, sections, and `content`, which is report.json."""
+    """Everything a report says: `headline` sentences, sections, and `content`, which is report.json.
+
+    `about`: model, data set, run and dates, printed under the title; `labels`: finding -> words for absent and present.
+    """
 
     headline: Sequence[str]
     sections: Sequence[Section]
     content: dict[str, Any]
     title: str = "Evaluation report"
+    about: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def tables(self) -> dict[str, Table]:
@@ -99,9 +105,15 @@ def make_report(test: Sample, validation: Sample, frozen: FrozenThresholds, extr
     items = checklist.checklist(facts, extras.answers)
     source = _provenance(test, validation, frozen, extras)
     body += [Section("Provenance", (source,)), Section("Reporting checklists", (items,))]
-    head = [*leaks(tables["audit"], extras.provenance), *extras.cautions, *headline(test, tables, extras.split)]
+    labels = extras.provenance.get("classes", {})
+    numbers = headline(test, tables, extras.split, labels)
+    head = [*leaks(tables["audit"], extras.provenance), *extras.cautions, *numbers]
+    about = dict(extras.provenance.get("about", {}))
+    title = about.pop("title", Report.title)
     content = {
         "schema": SCHEMA,
+        "title": title,
+        "about": about,
         "headline": head,
         "spec": plain(test.spec.to_json()),
         "thresholds": frozen.hash,
@@ -113,7 +125,7 @@ def make_report(test: Sample, validation: Sample, frozen: FrozenThresholds, extr
             for figure in section.figures
         ],
     }
-    return Report(head, body, content)
+    return Report(head, body, content, title, about, labels)
 
 
 def audit(test: Sample, validation: Sample, extras: Extras) -> Table:
@@ -161,6 +173,7 @@ def html(report: Report) -> str:
         "exact": full_precision,
         "svg": _svg,
         "slug": _slug,
+        "class_name": class_name,
     }
     environment.filters.update(filters)
     source = resources.files("medvit.report").joinpath("templates/evaluation.html").read_text("utf-8")
@@ -214,7 +227,7 @@ def _figures(test: Sample, frozen: FrozenThresholds, tables: Mapping[str, Table]
 
 
 def _provenance(test: Sample, validation: Sample, frozen: FrozenThresholds, extras: Extras) -> Table:
-    given = {str(key): value for key, value in extras.provenance.items()}
+    given = {str(key): value for key, value in extras.provenance.items() if key != "about"}
     ours = {
         "report schema": SCHEMA,
         "test set sha256": test.digest,

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medvit.dicom.tags import uid_name
 from medvit.metric.bootstrap import Interval
+
+_ONLY_YES = {"positive", "pos", "present", "yes", "true", "1"}
+
+
+def class_name(finding: str, labels: Mapping[str, Sequence[str]]) -> str:
+    """Return what a finding is called on the page: the label table's word for its presence, unless that says only yes.
+
+    `labels`: finding -> the words for absence and presence, such as {"finding": ("normal", "opacity")}.
+    """
+    present = labels.get(finding, ("", ""))[1]
+    return finding if not present or present.lower() in _ONLY_YES else present
 
 
 def format_estimate(value: Any) -> str:

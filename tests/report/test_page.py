@@ -19,7 +19,7 @@ from medvit.prediction.spec import Aggregation, Detail, Resampling, from_json
 from medvit.report.checklist import FROM_PROVENANCE
 from medvit.report.page import Extras, Section
 from medvit.report.table import Table
-from medvit.report.wording import format_estimate
+from medvit.report.wording import class_name, format_estimate
 
 NAMES = ("pneumonia", "effusion", "rare")
 
@@ -381,3 +381,35 @@ def test_bca_intervals_are_named_in_the_report(tmp_path, make_table, make_spec):
     assert first.value == second.value
     assert (first.low, first.high) != (second.low, second.high)
     assert "by bca bootstrap over patients, 200 draws, seed 0" in report.tables["findings"].note
+
+
+def test_the_page_begins_with_what_was_tested_and_calls_the_finding_by_its_class(tmp_path, make_table, make_spec):
+    about = {"title": "Evaluation: opacity on films", "Model": "ViT", "Data set": "films", "Run": "r1"}
+    extras = Extras(
+        provenance={"about": {**about, "Evaluated": "2026-11-29"}, "classes": {"finding": ("normal", "opacity")}},
+        pictures=lambda uids: {uid: np.full((300, 200), 7, np.uint8) for uid in uids},
+    )
+    names = ("finding",)
+    val, test = make_table("val", names=names), make_table("test", names=names)
+    report = evaluate_predictions(val, test, make_spec(names), tmp_path, extras=extras)
+    page = (tmp_path / "report.html").read_text()
+    assert "<h1>Evaluation: opacity on films</h1>" in page
+    assert all(f"<dt>{key}</dt>" in page for key in ("Model", "Data set", "Run", "Evaluated"))
+    assert ">finding</td>" not in page
+    assert any(line.startswith("AUROC, opacity:") for line in report.headline)
+    row = report.tables["cross_table"].rows[0]
+    table = re.search(r'<div class="cross">.*?</table>', page, re.DOTALL).group()
+    assert [int(number) for number in re.findall(r"<td>(\d+)</td>", table)] == [
+        row[k] for k in ("tp", "fn", "fp", "tn")
+    ]
+    assert 'Called opacity</th><th scope="col">Called normal' in table
+    failed = report.tables["failures"].rows[0]
+    assert f'<a href="#finding-{failed["kind"].replace(" ", "-")}-{failed["uid"]}"' in page
+    assert f"Patient {failed['patient']}<br>Image {failed['uid']}" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "called"), [(("negative", "positive"), "effusion"), (("NORMAL", "PNEUMONIA"), "PNEUMONIA")]
+)
+def test_a_word_that_only_says_yes_is_no_name_of_a_class(words, called):
+    assert class_name("effusion", {"effusion": words}) == called
