@@ -18,7 +18,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from medvit.config_check import ALLOWED, preflight, readable, targets
+from medvit.config_check import ALLOWED, preflight, targets
+from medvit.config_words import readable
 from medvit.errors import ConfigError, MedvitError
 from medvit.renamed import with_present_targets
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from medvit.config_words import nearest, nearest_setting
 
 ALLOWED = (
     "medvit.",
@@ -22,41 +23,6 @@ ALLOWED = (
     "pytorch_lightning.strategies.",
 )
 Check = Callable[[dict[str, Any]], list[str]]
-
-
-def readable(arguments: list[str]) -> list[str]:
-    """Return the arguments, those that Hydra cannot read bare with quotes: paths with umlauts, commas, `&` or brackets.
-
-    A comma outside a list means several values only with --multirun.
-    """
-    several = bool({"-m", "--multirun"} & set(arguments))
-    return [_quoted(one, several) if not one.startswith("-") and not _reads(one, several) else one for one in arguments]
-
-
-def _quoted(argument: str, several: bool) -> str:
-    """Return `argument` with its value, or the words beyond ASCII of a list, in quotes; as it is if that is no help."""
-    key, equals, value = argument.partition("=")
-    if several or value.startswith(("[", "{")) or '"' in value:
-        value = re.sub(r"""[^\s\[\]{},:'"](?:[^\[\]{},:'"]*[^\s\[\]{},:'"])?""", _word, value)
-    else:
-        value = f'"{value}"'
-    changed = f"{key}={value}"
-    return changed if equals and _reads(changed, several) else argument
-
-
-def _word(found: re.Match[str]) -> str:
-    return found[0] if found[0].isascii() else f'"{found[0]}"'
-
-
-def _reads(argument: str, several: bool) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        read = OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return False
-    return several or not read.is_choice_sweep()
 
 
 def preflight(folder: Path, name: str, arguments: list[str], check: Check | None) -> list[str]:
@@ -128,12 +94,6 @@ def _no_lists(written: Any, overrides: list[Any]) -> list[str]:
 def _parted(values: dict[str, Any]) -> set[str]:
     """Return the keys whose elements are referred to, as in `${labels.target[0]}`."""
     return {key for value in values.values() for key in re.findall(r"\$\{([\w.]+)\[", str(value))}
-
-
-def nearest(word: object, words: Iterable[object]) -> str:
-    """Return "; did you mean 'x'?" for the nearest of `words`, or ""."""
-    close = difflib.get_close_matches(str(word), [str(each) for each in words], n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -271,7 +231,7 @@ def _bad_key(override: Any, defaults: dict[str, Any]) -> list[str]:
     if defaults.get(key.rpartition(".")[0]) == {}:
         return [f"{key} is not set by default; give it with a plus: +{key}=..."]
     if key not in defaults:
-        return [f"'{key}' is not a setting{nearest(key, sorted(defaults))}"]
+        return [f"'{key}' is not a setting{nearest_setting(key, defaults)}"]
     if override.is_delete() or override.is_sweep_override():
         return []
     return _bad_type(key, override.value(), defaults[key])

@@ -25,7 +25,7 @@ def medvit(command: str, *settings: str) -> None:
 table = [f"labels.csv={DATA}/labels.csv", "labels.on=AccessionNumber", "labels.target=[finding]", "labels.keep=[cause]"]
 medvit("index", f"data.root={DATA}/dicom", f"data.folder={WORK}", *table)
 medvit("split", f"data.folder={WORK}")
-medvit("train", "experiment=cxr_from_scratch", f"data.folder={WORK}")
+medvit("train", "experiment=cxr_from_scratch", f"data.folder={WORK}", "labels.values={normal: 0, pneumonia: 1}")
 medvit("evaluate", "run=latest", "split=test", "subgroups=[sex,photometric,transfer_syntax]")
 medvit("register", "run=latest", "name=cxr_pneumonia", "alias=candidate")
 medvit("export", "run=latest", "out=work/cxr_bundle")

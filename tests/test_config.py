@@ -7,17 +7,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from medvit.config import _usage, build, conf_dir, entry
-from medvit.config_check import preflight, readable, target_problems
+from medvit.config_check import flat, preflight, target_problems
+from medvit.config_words import nearest_setting, readable
 from medvit.errors import ConfigError
 
 COMMANDS = sorted(path.stem for path in conf_dir().glob("*.yaml") if path.stem != "base")
 PARTS = sorted(path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*/*.yaml"))
 HEAVY = "torch,monai,pytorch_lightning,mlflow,sklearn,pandas,onnxruntime,matplotlib"
+
+
+def composed(command: str, *arguments: str) -> dict[str, Any]:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        settings: Any = OmegaConf.to_container(compose(command, readable(list(arguments))), resolve=True)
+    return settings
 
 
 def problems(command: str, *arguments: str) -> list[str]:
@@ -198,3 +208,50 @@ def test_numbers_that_make_no_sense_are_all_told_before_anything_heavy_is_import
     assert all(any(line.startswith(f"{text}: expected") for line in found) for text in wrong)
     assert preflight(conf_dir(), "train", ["trainer.epochs=1", "optim.plan.ema=0"], check) == []
     assert preflight(conf_dir(), "train", ["optim=logistic"], check) == []
+
+
+def test_a_mapping_given_on_the_command_line_replaces_the_one_below_it() -> None:
+    """Hydra alone joins the two: the task then knew four spellings, and `opacity` was still a word for 1."""
+    words = "labels.values={negative: 0, positive: 1}"
+    for given in (words, f"+{words}"):
+        settings = composed("train", given)
+        assert settings["labels"]["values"] == settings["task"]["values"] == {"negative": 0, "positive": 1}
+    assert composed("train", "optim.plan={lr: 0.002}")["optim"]["plan"]["ema"] == 0.99
+
+
+RECIPES = sorted(path.stem for path in conf_dir().glob("experiment/*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if not name.startswith("mri_")])
+def test_a_recipe_leaves_the_words_of_the_labels_to_the_user(recipe: str, tmp_path: Path) -> None:
+    """cxr_from_scratch with `{negative: 0, positive: 1}` ended in a hint that led in a circle."""
+    given = [f"experiment={recipe}", f"data.folder={tmp_path}"]
+    assert composed("train", *given)["labels"]["values"] is None
+    if composed("train", *given)["task"]["_target_"].endswith(".Binary"):
+        task = composed("train", *given, "labels.values={negative: 0, positive: 1}")["task"]
+        assert task["values"] == {"negative": 0, "positive": 1}
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("gpus", "trainer.devices"),
+        ("lr", "optim.plan.lr"),
+        ("learning_rate", "optim.plan.lr"),
+        ("trainer.lr", "optim.plan.lr"),
+        ("batch", "trainer.batch_size"),
+        ("max_epochs", "trainer.epochs"),
+        ("trainer.max_epochs", "trainer.epochs"),
+        ("early_stopping", "trainer.epochs"),
+        ("num_workers", "trainer.workers"),
+        ("fp16", "trainer.precision"),
+        ("pretrained", "model.weights"),
+        ("backbone", "model"),
+        ("img_size", "model.image_size"),
+        ("output_dir", "tracking.folder"),
+        ("trainer.epoch", "trainer.epochs"),
+        ("optim.optimizer._target_", "optim"),
+    ],
+)
+def test_the_nearest_word_is_the_one_people_mean(word: str, meant: str) -> None:
+    assert nearest_setting(word, dict(flat(composed("train")))) == f"; did you mean '{meant}'?"

@@ -35,6 +35,7 @@ def test_no_byte_of_a_patients_header_is_written_anywhere(tmp_path: Path, real_d
     medvit(tmp_path, "index", "data.root=films", "data.folder=work/set", *labels, "report=true")
     medvit(tmp_path, "split", "data.folder=work/set")
     recipe = ["experiment=cxr_from_scratch", "data.folder=work/set", "tracking.folder=work/runs"]
+    recipe.append("labels.values={normal: 0, pneumonia: 1}")
     small = ["model.image_size=[64,64]", "model.depth=2", "trainer.epochs=2", "trainer.progress_bar=false"]
     medvit(tmp_path, "train", *recipe, *small)
     runs = "tracking.folder=work/runs"

@@ -14,7 +14,7 @@ def from_json(value: dict[str, Any]) -> Task:
     Raises:
         ConfigError: an unknown kind, or settings the task refuses.
     """
-    from medvit.config_check import nearest
+    from medvit.config_words import nearest
     from medvit.errors import ConfigError
     from medvit.task.binary import Binary
     from medvit.task.multiclass import Multiclass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.config_check import nearest
+from medvit.config_words import nearest
 from medvit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

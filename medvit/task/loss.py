@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from medvit.config_check import nearest
+from medvit.config_words import nearest
 from medvit.errors import ConfigError
 
 Matrix = Float[Tensor, "B K"]

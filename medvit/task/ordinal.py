@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medvit.config_check import nearest
+from medvit.config_words import nearest
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task, binary_scores, sigmoid
 from medvit.task.label import one_of

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medvit.config_check import nearest
+from medvit.config_words import nearest
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task
 from medvit.task.label import label_numbers

@@ -1,0 +1,121 @@
+"""The words of a command line: made readable for Hydra, whole mappings that replace, and the word that was meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+
+OPEN_MAPPINGS = frozenset(
+    {
+        *("acceptance", "data.accept", "data.series", "definitions", "labels.csv", "labels.derive", "labels.lists"),
+        *("labels.values", "labels.where", "preprocess.voi", "task.missing", "task.options", "task.uncertain"),
+        "task.values",
+    }
+)
+"""Settings that hold a mapping with keys of the user's own, which the part that takes them checks."""
+
+_MEANT = {
+    "accelerator": "device gpu cuda",
+    "accumulate": "accumulate_grad_batches gradient_accumulation gradient_accumulation_steps accum_iter grad_accum",
+    "augment": "augmentation augmentations transform transforms aug",
+    "bag": "mil multi_view",
+    "batch_size": "batch bs batchsize train_batch_size per_device_train_batch_size",
+    "classes": "num_classes n_classes class_names",
+    "clip": "grad_clip gradient_clip gradient_clip_val clip_grad max_grad_norm",
+    "data": "dataset",
+    "data.folder": "data_dir data_path dataset_dir datadir train_dir data.dir data.path",
+    "data.root": "images image_dir img_dir input_dir dicom_dir",
+    "devices": "gpus num_gpus n_gpus ngpu gpu_ids gpu_id num_devices",
+    "ema": "model_ema ema_decay",
+    "epochs": "max_epochs num_epochs n_epochs num_train_epochs epoch max_steps num_steps early_stopping patience",
+    "experiment": "recipe config preset",
+    "fold": "fold_id",
+    "folds": "num_folds n_folds n_splits k k_folds",
+    "labels.csv": "csv label_file label_csv annotations",
+    "labels.target": "target targets label label_column label_columns",
+    "loss": "criterion loss_fn",
+    "model": "backbone arch architecture network encoder net",
+    "model.image_size": "img_size input_size resolution image_size size",
+    "optim": "optimizer optimiser scheduler lr_scheduler schedule strategy",
+    "optim.plan.lr": "lr learning_rate learningrate base_lr blr",
+    "out": "output output_dir outdir out_dir",
+    "precision": "amp fp16 bf16 mixed_precision half",
+    "seed": "random_state random_seed manual_seed",
+    "split.fractions": "test_size val_size val_split fractions",
+    "task": "problem kind",
+    "tracking": "logger logging mlflow",
+    "tracking.experiment": "project experiment_name mlflow_experiment",
+    "tracking.folder": "output output_dir outdir out_dir log_dir logdir save_dir run_dir mlruns tracking_uri uri",
+    "tracking.name": "run_name name",
+    "warmup_epochs": "warmup warm_up warmup_steps",
+    "weight_decay": "wd decay l2",
+    "weights": "pretrained checkpoint ckpt ckpt_path pretrained_weights finetune init",
+    "workers": "num_workers n_jobs n_workers jobs threads num_threads",
+}
+
+
+def readable(arguments: list[str]) -> list[str]:
+    """Return the arguments, those that Hydra cannot read bare with quotes: paths with umlauts, commas, `&` or brackets.
+
+    A comma outside a list means several values only with --multirun. A mapping given for one of `OPEN_MAPPINGS` takes
+    the place of the recipe's: it is preceded by null, for Hydra alone would join the two.
+    """
+    several = bool({"-m", "--multirun"} & set(arguments))
+    words = (
+        _quoted(one, several) if not one.startswith("-") and not _reads(one, several) else one for one in arguments
+    )
+    return [each for word in words for each in _replacing(word)]
+
+
+def _replacing(argument: str) -> Iterator[str]:
+    key, _, value = argument.partition("=")
+    if key.lstrip("+") in OPEN_MAPPINGS and value.lstrip().startswith("{") and _reads(argument, several=True):
+        yield f"{'++' if key.startswith('+') else ''}{key.lstrip('+')}=null"
+    yield argument
+
+
+def _quoted(argument: str, several: bool) -> str:
+    """Return `argument` with its value, or the words beyond ASCII of a list, in quotes; as it is if that is no help."""
+    key, equals, value = argument.partition("=")
+    if several or value.startswith(("[", "{")) or '"' in value:
+        value = re.sub(r"""[^\s\[\]{},:'"](?:[^\[\]{},:'"]*[^\s\[\]{},:'"])?""", _word, value)
+    else:
+        value = f'"{value}"'
+    changed = f"{key}={value}"
+    return changed if equals and _reads(changed, several) else argument
+
+
+def _word(found: re.Match[str]) -> str:
+    return found[0] if found[0].isascii() else f'"{found[0]}"'
+
+
+def _reads(argument: str, several: bool) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        read = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return several or not read.is_choice_sweep()
+
+
+def nearest(word: object, words: Iterable[object]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of `words`, or ""."""
+    close = difflib.get_close_matches(str(word), [str(each) for each in words], n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def nearest_setting(key: str, settings: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the setting that `key` stands for: a synonym, the same last word, or alike."""
+    known = sorted(settings)
+    key = re.sub(r"\._\w+_$", "", key)
+    last = key.rpartition(".")[2].lower()
+    meant = [setting for word in (key.lower(), last) for setting, words in _MEANT.items() if word in words.split()]
+    for word in [last, *meant]:
+        ends = [one for one in known if one == word or one.endswith(f".{word}")]
+        if ends:
+            return f"; did you mean '{min(ends, key=len)}'?"
+    within = [one for one in known if one.rpartition(".")[0] == key.rpartition(".")[0]]
+    return nearest(key, within) or nearest(key, known) or nearest(last, known)
