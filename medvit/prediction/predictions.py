@@ -57,18 +57,23 @@ class Finding:
 class Sample:
     """One split at the unit of analysis: a row per unit in `table`, `base` logits and `target` [n K], patient draws.
 
-    `images` is how many images there were before aggregation, `mixed` how many units have images of unequal labels,
-    `digest` tells the images and labels from those of any other set.
+    `unit` says of every image (index: its uid, sorted) which unit it belongs to, `mixed` is how many units have images
+    of unequal labels, `digest` tells the images and labels from those of any other set.
     """
 
     table: pd.DataFrame
     base: Array
     target: Array
     draws: Draws
-    images: int
+    unit: pd.Series
     mixed: int
     spec: EvaluationSpec
     digest: str
+
+    @property
+    def images(self) -> int:
+        """Return how many images there were before aggregation."""
+        return len(self.unit)
 
     @property
     def patient(self) -> NDArray[Any]:
@@ -142,12 +147,13 @@ def prepare(table: pd.DataFrame, spec: EvaluationSpec, split: str) -> Sample:
     table, mark = table.sort_values("uid", kind="stable").reset_index(drop=True), digest(table, spec.names)
     base = calibration_input(table, spec)
     target = np.stack([table[f"target.{name}"].to_numpy(np.float64) for name in spec.names], axis=1)
-    images, mixed = len(table), 0
-    if spec.aggregate.unit != "image":
+    mixed, by = 0, "uid" if spec.aggregate.unit == "image" else spec.aggregate.unit
+    unit = pd.Series(table[by].astype(str).to_numpy(), index=table["uid"].astype(str))
+    if by != "uid":
         table, base, target, mixed = aggregate(table, base, target, spec)
     boot = spec.bootstrap
     draws = patient_draws(table["patient"].to_numpy(), boot.draws, boot.seed)
-    return Sample(table, base, target, draws, images, mixed, spec, mark)
+    return Sample(table, base, target, draws, unit, mixed, spec, mark)
 
 
 def problems_of(table: pd.DataFrame, spec: EvaluationSpec, split: str) -> list[str]:

@@ -95,10 +95,10 @@ def _values(column: pd.Series) -> set[str]:
 def baselines(test: Sample, frozen: FrozenThresholds, given: Mapping[str, pd.DataFrame]) -> Table:
     """Return the AUROC of shortcut baselines on the same units and how much the model is better, paired.
 
-    `given` maps a baseline's name to a table with `uid` (of the unit) and `score.<finding>` for every unit.
+    `given` maps a baseline's name to a table with `uid` and `score.<finding>` of every image.
 
     Raises:
-        EvaluationError: a baseline without a score for every unit.
+        EvaluationError: a baseline without a score for every image.
     """
     rows: list[Row] = []
     level = test.spec.bootstrap.level
@@ -138,15 +138,19 @@ def gain_over(value: float, drawn: Array, level: float) -> Row:
 
 
 def baseline_scores(test: Sample, baseline: str, table: pd.DataFrame, name: str) -> Array:
-    """Return the scores of a baseline for one finding, a score for every unit in their order."""
+    """Return the scores of a baseline for one finding, a score for every unit in their order.
+
+    Scores are of images; those of a unit are pooled by the rule that pools the model's.
+    """
     scores = table.set_index(table["uid"].astype(str))[f"score.{name}"]
-    aligned = scores.reindex(test.table["uid"].astype(str)) if scores.index.is_unique else scores.iloc[:0]
-    if len(aligned) != len(test.table) or aligned.isna().any():
+    aligned = scores.reindex(test.unit.index) if scores.index.is_unique else scores.iloc[:0]
+    if len(aligned) != test.images or aligned.isna().any():
         raise EvaluationError(
-            f"baseline {baseline} has {len(scores)} scores for {name}, the test set {len(test.table)} units; "
-            "expected exactly one per unit, of the same test set"
+            f"baseline {baseline} has {len(scores)} scores for {name}, the test set {test.images} images; "
+            "expected exactly one per image, of the same test set"
         )
-    values: Array = aligned.to_numpy(np.float64)
+    pooled = aligned.groupby(test.unit.to_numpy()).agg(test.spec.aggregate.rule)
+    values: Array = pooled.loc[test.table["uid"].astype(str)].to_numpy(np.float64)
     return values
 
 

@@ -68,6 +68,14 @@ def site(runs) -> Path:
 
 
 @pytest.mark.slow
+def test_patients_are_the_unit_with_every_section_and_the_default_baselines(runs):
+    report = evaluate(f"run={runs[0]}", "aggregate.unit=patient", "sections.robustness=true", "out=by_patient")
+    row = report.tables["cohort"].rows[1]
+    assert row["units"] == row["patients"] < row["images"]
+    assert len(report.tables["baselines"].rows) == 3
+
+
+@pytest.mark.slow
 def test_another_site_is_judged_by_the_thresholds_of_the_first(runs, site):
     own = evaluate(f"run={runs[0]}")
     other = evaluate(f"run={runs[0]}", f"data.folder={site}", "data.name=site_b")

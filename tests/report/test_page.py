@@ -344,6 +344,21 @@ def test_studies_are_the_unit_where_asked(tmp_path, make_table, make_spec):
     assert (row["images"], row["units"]) == (200, make_table("test")["study"].nunique())
 
 
+@pytest.mark.parametrize("unit", ["image", "patient"])
+def test_a_baseline_of_images_is_pooled_as_the_model_is_where_patients_are_the_unit(
+    tmp_path, make_table, make_spec, unit
+):
+    """A baseline that scores as the model does gains nothing and loses nothing; "200 scores, 86 units" stopped it."""
+    spec, test = make_spec(aggregate=Aggregation(unit, "max"), detail=Detail(floor=5, figures=False)), make_table()
+    same = test[["uid"]].assign(**{"score.pneumonia": test["logit.pneumonia"]}).sample(frac=1, random_state=0)
+    report = evaluate_predictions(make_table("val"), test, spec, tmp_path, extras=Extras(baselines={"same": same}))
+    (row,) = report.tables["baselines"].rows
+    assert (row["gain"].value, row["gain"].low, row["gain"].high) == (0, 0, 0)
+    short = Extras(baselines={"short": same[1:]})
+    with pytest.raises(EvaluationError, match="199 scores for pneumonia, the test set 200 images"):
+        evaluate_predictions(make_table("val"), test, spec, tmp_path / "short", extras=short)
+
+
 def test_findings_that_tell_nothing_or_everything_get_words_in_place_of_intervals(tmp_path, make_table, make_spec):
     tables = [make_table(split, names=("constant", "perfect")) for split in ("val", "test")]
     for table in tables:
