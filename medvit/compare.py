@@ -65,14 +65,19 @@ def _evaluation(word: str, runs: Path, split: str) -> tuple[Path, str]:
     return evaluation_folder(runs, word, split), word[:8]
 
 
-@entry("compare")
-def run(settings: dict[str, Any]) -> None:
-    """Run the command of conf/compare.yaml."""
+def compare_by(settings: dict[str, Any]) -> tuple[Report, Path]:
+    """Compare two evaluations as conf/compare.yaml asks; return the report and its folder."""
     runs, split = Path(settings["tracking"]["folder"]), settings["split"]
     (one, name), (other, second) = (_evaluation(str(settings[key]), runs, split) for key in ("one", "other"))
     names = (name, second) if name and second else ("one", "other")
     out = Path(settings["out"]) if settings["out"] else one / "comparison"
-    report = compare((one, other), out, names=names, split=split, subgroups=settings["subgroups"])
+    return compare((one, other), out, names=names, split=split, subgroups=settings["subgroups"]), out
+
+
+@entry("compare")
+def run(settings: dict[str, Any]) -> None:
+    """Run the command of conf/compare.yaml."""
+    report, out = compare_by(settings)
     sys.stdout.write("\n".join([*report.headline, f"report: {out / 'report.html'}"]) + "\n")
 
 

@@ -13,13 +13,13 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from medvit.config_check import ALLOWED, preflight, targets
-from medvit.config_words import readable
+from medvit.config_words import overrides_of, readable
 from medvit.errors import ConfigError, MedvitError
 from medvit.renamed import with_present_targets
 
@@ -92,6 +92,24 @@ def _refuse_untrusted(target: str, trust: Sequence[str]) -> None:
         raise ConfigError(f"_target_ {target} does not exist: {error}") from error
     if not callable(found) or not str(getattr(found, "__module__", "")).startswith(ALLOWED):
         raise ConfigError(f"_target_ {target} is not a class or function of the allow-listed packages")
+
+
+def settings_of(name: str, given: Mapping[str, Any], check: Check | None = None) -> dict[str, Any]:
+    """Return the resolved settings of command `name` with `given` ones (see `config_words.overrides_of`) changed.
+
+    Raises:
+        ConfigError: all problems of the settings in one message, as on the command line.
+    """
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # heeded only where torch is not imported yet
+    words = _with_user_folder(readable(overrides_of(given)))
+    if problems := preflight(conf_dir(), name, words, check):
+        raise ConfigError(_listed(problems))
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        settings: Any = OmegaConf.to_container(compose(name, words), resolve=True, throw_on_missing=True)
+    return dict(settings)
 
 
 def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[], None]]:

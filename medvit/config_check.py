@@ -57,7 +57,7 @@ def preflight(folder: Path, name: str, arguments: list[str], check: Check | None
             defaults = dict(flat(OmegaConf.to_container(base)))
             problems += [p for o in overrides if o not in groups for p in _bad_key(o, defaults)]
             if problems:
-                return problems
+                return [*dict.fromkeys(problems)]  # one for a mapping that replaces, which stands there twice
             if any(o.is_sweep_override() for o in overrides):
                 return []  # a multirun: each job is checked by itself
             config = compose(name, [o.input_line for o in overrides])

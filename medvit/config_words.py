@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from medvit.errors import ConfigError
 
 OPEN_MAPPINGS = frozenset(
     {
@@ -66,6 +71,42 @@ def readable(arguments: list[str]) -> list[str]:
         _quoted(one, several) if not one.startswith("-") and not _reads(one, several) else one for one in arguments
     )
     return [each for word in words for each in _replacing(word)]
+
+
+def overrides_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return Python settings as words of a command line: `{"data": {"fold": 1}}` and `data__fold=1` are data.fold=1.
+
+    A mapping sets each of its keys, except for those of `OPEN_MAPPINGS`, which it replaces whole.
+
+    Raises:
+        ConfigError: a value that is no number, text, path, list or mapping.
+    """
+    words: list[str] = []
+    for name, value in settings.items():
+        key = prefix + name.replace("__", ".")
+        if isinstance(value, Mapping) and value and key not in OPEN_MAPPINGS:
+            words += overrides_of(value, f"{key}.")
+        else:
+            words.append(f"{key}={_literal(key, value)}")
+    return words
+
+
+def _literal(key: str, value: Any) -> str:
+    """Return a value in Hydra's grammar."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Integral):
+        return str(int(value))
+    if isinstance(value, Real):
+        return repr(float(value))
+    if isinstance(value, str | Path):
+        text = re.sub(r'(\\*)"', r"\1\1\"", str(value))
+        return '"' + re.sub(r"(\\+)$", r"\1\1", text) + '"'
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_literal(key, item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_literal(key, item) for item in value) + "]"
+    raise ConfigError(f"{key}: expected a number, text, path, list or mapping; found {type(value).__name__}")
 
 
 def _replacing(argument: str) -> Iterator[str]:

@@ -70,24 +70,30 @@ def problems(settings: dict[str, Any]) -> list[str]:
     return found
 
 
-@entry("evaluate", problems)
-def run(settings: dict[str, Any]) -> None:
-    """Run the command of conf/evaluate.yaml."""
-    out = Path(settings["out"]) if settings["out"] else None
+def evaluate_by(settings: dict[str, Any], given: Collection[str] | None = None) -> Report:
+    """Evaluate a run, several runs of one recipe, or earlier predictions, as conf/evaluate.yaml asks.
+
+    `given`: the top-level settings that were given, for earlier predictions; see `evaluate_again`.
+    """
     if settings["run"]:
         from medvit.evaluation.run import evaluate_run
 
-        report = evaluate_run(settings, spec_from)
-    elif settings["runs"]:
+        return evaluate_run(settings, spec_from)
+    if settings["runs"]:
         from medvit.evaluation.seeds import evaluate_seeds
 
-        report = evaluate_seeds(settings, spec_from)
-    else:
-        from hydra.core.hydra_config import HydraConfig
+        return evaluate_seeds(settings, spec_from)
+    out = Path(settings["out"]) if settings["out"] else None
+    return evaluate_again(Path(settings["predictions"]), settings, out, given)
 
-        given = {change.lstrip("+~").partition("=")[0].partition(".")[0] for change in HydraConfig.get().overrides.task}
-        report = evaluate_again(Path(settings["predictions"]), settings, out, given)
-    sys.stdout.write("\n".join(["", *report.headline, ""]))
+
+@entry("evaluate", problems)
+def run(settings: dict[str, Any]) -> None:
+    """Run the command of conf/evaluate.yaml."""
+    from hydra.core.hydra_config import HydraConfig
+
+    given = {change.lstrip("+~").partition("=")[0].partition(".")[0] for change in HydraConfig.get().overrides.task}
+    sys.stdout.write("\n".join(["", *evaluate_by(settings, given).headline, ""]))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medvit.config import entry
+
+if TYPE_CHECKING:
+    from medvit.bundle.build import Exported
+
+
+def export_by(settings: dict[str, Any]) -> Exported:
+    """Write the bundle of a run through the parity gate, as conf/export.yaml asks, and note it in the run.
+
+    Raises:
+        RunError, DataError, ConfigError, BundleError: see `medvit.release.prepare` and `medvit.bundle.build.export`.
+    """
+    from medvit.release import prepare
+
+    release = prepare(settings["run"], Path(settings["tracking"]["folder"]), settings, settings["draft"])
+    done = release.write(Path(settings["out"]), settings["draft"])
+    release.run.tags({"medvit.bundle": done.digest})
+    return done
 
 
 @entry("export")
@@ -13,11 +30,7 @@ def main(settings: dict[str, Any]) -> None:
     """Run the command of conf/export.yaml."""
     from rich.console import Console
 
-    from medvit.release import prepare
-
-    release = prepare(settings["run"], Path(settings["tracking"]["folder"]), settings, settings["draft"])
-    done = release.write(Path(settings["out"]), settings["draft"])
-    release.run.tags({"medvit.bundle": done.digest})
+    done = export_by(settings)
     parity = done.parity
     Console().print(
         f"bundle {done.digest[:12]}{' (DRAFT)' if settings['draft'] else ''} written; training and bundle differ by at"

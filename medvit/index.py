@@ -60,7 +60,8 @@ def index(
     return made
 
 
-def _check(settings: dict[str, Any]) -> list[str]:
+def check(settings: dict[str, Any]) -> list[str]:
+    """Return what is not there, before anything is read."""
     problems, labels = [], settings["labels"]
     if not Path(settings["data"]["root"] or "").is_dir() or not settings["data"]["root"]:
         problems.append("data.root is not a folder; give data.root=DIR")
@@ -74,14 +75,19 @@ def _check(settings: dict[str, Any]) -> list[str]:
     return problems
 
 
-@entry("index", _check)
-def run(settings: dict[str, Any]) -> None:
-    """Run the command of conf/index.yaml."""
+def index_by(settings: dict[str, Any]) -> Manifest:
+    """Index as the settings of conf/index.yaml ask; see `index`."""
     data = settings["data"]
     labels = {key: value for key, value in settings["labels"].items() if key != "values"}  # of the task, in a preset
     options = {key: data[key] for key in ("kind", "patient_fallback", "leave_out", "accept", "series")}
     rest = {key: settings[key] for key in ("on_bad", "workers", "report")}
-    index(Path(data["root"]), Path(data["folder"]), labels if labels["csv"] else None, options, **rest)
+    return index(Path(data["root"]), Path(data["folder"]), labels if labels["csv"] else None, options, **rest)
+
+
+@entry("index", check)
+def run(settings: dict[str, Any]) -> None:
+    """Run the command of conf/index.yaml."""
+    index_by(settings)
 
 
 if __name__ == "__main__":

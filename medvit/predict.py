@@ -103,9 +103,8 @@ def check(settings: dict[str, Any]) -> list[str]:
     return problems
 
 
-@entry("predict", check)
-def main(settings: dict[str, Any]) -> int:
-    """Run the command of conf/predict.yaml."""
+def predict_by(settings: dict[str, Any]) -> int:
+    """Predict, or with `verify` only verify, as conf/predict.yaml asks; return the exit code."""
     bundle = Path(settings["bundle"])
     if settings["verify"]:
         verified(bundle)
@@ -113,6 +112,12 @@ def main(settings: dict[str, Any]) -> int:
     also = ExtraOutputs(settings["crosswalk"], settings["sr"])
     source, out, isolate = Path(settings["input"]), Path(settings["out"]), settings["isolate"]
     return predict(bundle, source, out, also, settings["workers"], isolate=isolate)
+
+
+@entry("predict", check)
+def main(settings: dict[str, Any]) -> int:
+    """Run the command of conf/predict.yaml."""
+    return predict_by(settings)
 
 
 if __name__ == "__main__":

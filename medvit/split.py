@@ -63,7 +63,8 @@ def audit(folder: Path, workers: int = 1, embed: Embedder | None = None, **spec:
     return found
 
 
-def _check(settings: dict[str, Any]) -> list[str]:
+def check(settings: dict[str, Any]) -> list[str]:
+    """Return settings that contradict each other."""
     alone = settings["embed"] and not settings["audit"]
     return ["embed=... says how the audit looks; it needs audit=true"] * bool(alone)
 
@@ -118,18 +119,30 @@ def _embedder(source: str, runs: Path) -> Embedder:
     return embeddings.of_run(tracking.get(source, runs, finished=True).folder)
 
 
-@entry("split", _check)
-def run(settings: dict[str, Any]) -> int:
-    """Run the command of conf/split.yaml; exact leaks give the exit code of a SplitError."""
+def split_by(settings: dict[str, Any]) -> Splits:
+    """Split, or with `audit` audit, as conf/split.yaml asks; the split is returned.
+
+    Raises:
+        SplitError: a split that is impossible, or with `audit` exact leaks.
+    """
+    from medvit.dataset import manifest as manifests
+    from medvit.dataset import splits as division
     from medvit.errors import SplitError
 
     folder = Path(settings["data"]["folder"])
     if not settings["audit"]:
-        split(folder, **settings["split"])
-        return 0
+        return split(folder, **settings["split"])
     embeddings = _embedder(settings["embed"], Path(settings["tracking"]["folder"])) if settings["embed"] else None
     found = audit(folder, embed=embeddings, **settings["split"])
-    return SplitError.exit_code if found.leaks else 0
+    if found.leaks:
+        raise SplitError(f"{'; '.join(found.leaks)}; audit.html in the data folder shows them")
+    return division.read(folder, manifests.read(folder))
+
+
+@entry("split", check)
+def run(settings: dict[str, Any]) -> None:
+    """Run the command of conf/split.yaml; exact leaks give the exit code of a SplitError."""
+    split_by(settings)
 
 
 if __name__ == "__main__":

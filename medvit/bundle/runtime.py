@@ -25,7 +25,7 @@ from medvit.bundle.isolate import IsolatedPool
 from medvit.bundle.ood import OutOfDistribution
 from medvit.errors import BundleError, DicomRefusal
 from medvit.preprocess import FilmPreprocess, Prepared, VolumePreprocess
-from medvit.types import Facts
+from medvit.types import Facts, Film
 
 Source = Path | bytes | Sequence[Path | bytes]  # one film, or the files of one series
 Taken = tuple[Facts, Prepared]
@@ -100,6 +100,10 @@ class Runtime:
     def one(self, source: Source, accept: bool = True) -> Result:
         """Return the result of one film (a file) or one volume (the files of its series)."""
         return self._result(self._work(accept), source, accept)
+
+    def film(self, film: Film) -> Result:
+        """Return the result of a film that is already read; what its header would say is not checked."""
+        return self._result(lambda _: (film.facts, self.preprocess.prepare(film)), b"", accept=True)  # type: ignore[arg-type]
 
     def _work(self, accept: bool) -> Callable[[Source], Taken]:
         return partial(read_and_prepare, self.preprocess, self.bundle.acceptance if accept else None)
