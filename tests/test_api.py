@@ -172,10 +172,10 @@ def test_arrays_that_are_no_display_values_are_refused() -> None:
 
 @pytest.mark.real
 def test_a_volume_is_read_from_the_folder_of_its_series(real_data: Path) -> None:
-    from medvit.series.read import read_series
+    from medvit.series.read import SeriesPolicy, read_series
 
     folder = min(file.parent for file in (real_data / "mri_series").rglob("*.dcm"))
-    expected = read_series(sorted(folder.iterdir()))
-    found = medvit.read_volume(folder, expected[0].key)
+    expected = read_series(sorted(folder.iterdir()), SeriesPolicy(tilt="resample"))
+    found = medvit.read_volume(folder, expected[0].key, tilt="resample")
     assert np.array_equal(found.values, expected[0].values)
     assert np.array_equal(found.affine, expected[0].affine)
