@@ -2,12 +2,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
-# A busy second core makes torch's waiting threads 30 times slower; see docs/performance.md.
+# A busy second core makes torch's waiting threads 30 times slower; see docs/reference/performance.md.
 export OMP_WAIT_POLICY ?= PASSIVE
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export DO_NOT_TRACK ?= 1
 
-.PHONY: train test test-all lint format lock wheel-test ui clean
+.PHONY: train test test-all lint format docs lock wheel-test ui clean
 
 train: $(VENV)/.ok  ## environment, then a first run on generated films
 	$(BIN)/python -m medvit.train
@@ -31,6 +31,9 @@ format: $(VENV)/.ok
 ui: $(VENV)/.ok  ## the MLflow pages of the runs made here
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1
 
+docs: $(VENV)/.ok  ## the documentation as a site that opens from the disk: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 lock:  ## renew constraints.txt (needs uv); torch's local part is left out so that pip may choose the CPU or GPU build
 	uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header --no-emit-package medvit pyproject.toml -o constraints.txt
 
@@ -39,7 +42,7 @@ wheel-test: $(VENV)/.ok  ## build the wheel, install it in a clean environment, 
 
 $(VENV)/.ok: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 clean:

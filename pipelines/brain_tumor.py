@@ -3,7 +3,8 @@
     python pipelines/brain_tumor.py ../shared/data/labelled/mri_brain_tumor_3class
 
 1,512 contrast-enhanced T1 slices (Cheng, figshare 1512427). The patients are not known; `group_inferred` keeps
-neighbouring slices together and stands for the patient in the split and in every interval. Results: docs/results.md.
+neighbouring slices together and stands for the patient in the split and in every interval. Results:
+docs/reference/results.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python pipelines/chest_xray.py ../shared/data/labelled/cxr_pneumonia_dicom
 
 The films are 2,296 paediatric chest radiographs of 1,219 patients (Kermany 2018, CC BY 4.0) with made-up headers.
-Every line below can be typed by hand; docs/results.md holds what they printed.
+Every line below can be typed by hand; docs/reference/results.md holds what they printed.
 """
 
 from __future__ import annotations

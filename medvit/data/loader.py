@@ -35,8 +35,9 @@ class BatchLoader:
     """An iterable of `Batch`. Epoch and place in it are its whole state, so that a resumed run sees the same batches.
 
     Threads, not processes: gathering and the fused augmentation leave Python's lock, and a batch handed between
-    processes costs more than making it (docs/performance.md). `workers` 0 makes batches when they are asked for; else
-    `prefetch` more than there are threads may wait; `pin` makes them page-locked. "auto" of each: `loader_tuning`.
+    processes costs more than making it (docs/reference/performance.md). `workers` 0 makes batches when they are asked
+    for; else `prefetch` more than there are threads may wait; `pin` makes them page-locked. "auto" of each:
+    `loader_tuning`.
     `on_epoch(epoch)` is called before the first batch of an epoch (the audit of the cache).
     """
 

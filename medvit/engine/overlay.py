@@ -44,7 +44,7 @@ class SaveOverlays(pl.Callback):
         with torch.inference_mode(False):  # validation runs without gradients; a map needs them
             average = None if self.average is None else self.average.to(pl_module.device)
             reference = None if average is None else average * pl_module.scale + pl_module.shift
-            way = method("integrated", reference)  # the most faithful on what was measured: docs/explanation.md
+            way = method("integrated", reference)  # the most faithful on what was measured: docs/explanation/maps.md
             for number in self.chosen:
                 pixels = self.units.cache.gather(self.units.members[number])
                 image = torch.from_numpy(pixels).to(pl_module.device).float() * pl_module.scale + pl_module.shift

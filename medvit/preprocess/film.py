@@ -31,7 +31,7 @@ class FilmPreprocess(Definition):
 
     size: (H, W) of the backbone, pixels. voi: settings of `medvit.dicom.read.FilmPolicy` by name; its `reduce_to` may
     be "size" or "double" here: JPEG 2000 and HTJ2K are then decoded down to that or twice that, much faster and within
-    the bound that docs/performance.md states.
+    the bound that docs/reference/performance.md states.
     border: "none", or "black" to trim rows and columns that are black (collimation) before the resize.
     fit: "pad" keeps the physical aspect (spacing row against column) and pads black; "stretch" fills the canvas.
     dtype: "uint8" or "uint16", the integers the cache keeps: round(display * 255 or 65535).

@@ -84,7 +84,7 @@ def measure_one(item: Item) -> dict[str, Any]:
 
 
 def text_suspected(pixels: NDArray[np.uint8], volume: bool = False) -> bool:
-    """Whether a line of letters seems to stand in the image (SE-11); figures in docs/threat-model.md."""
+    """Whether a line of letters seems to stand in the image (SE-11); figures in docs/explanation/threat-model.md."""
     return letters(pixels) >= _TEXT_RUN[volume]
 
 

@@ -35,5 +35,5 @@ def test_random_weights_give_the_chance_value_of_the_boxes(name, trained):
     error = drawn.std(axis=0, ddof=1) / np.sqrt(MODELS)
     assert (np.abs(drawn.mean(axis=0) - chance) < 3 * error).all()
     assert (error < chance / 2).all()  # an interval that is too wide would hold anything
-    if name != "gradcam":  # points elsewhere here, as in docs/explanation.md
+    if name != "gradcam":  # points elsewhere here, as in docs/explanation/maps.md
         assert (mapped(trained, name) > chance + 10 * error).all()
