@@ -19,14 +19,14 @@ test-all: $(VENV)/.ok  ## with the slow tests and the browser tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.ok
-	$(BIN)/ruff format --check medvit tests pipelines benchmarks
-	$(BIN)/ruff check medvit tests pipelines benchmarks
+	$(BIN)/ruff format --check medvit tests pipelines benchmarks docs
+	$(BIN)/ruff check medvit tests pipelines benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/.ok
-	$(BIN)/ruff format medvit tests pipelines benchmarks
-	$(BIN)/ruff check --fix medvit tests pipelines benchmarks
+	$(BIN)/ruff format medvit tests pipelines benchmarks docs
+	$(BIN)/ruff check --fix medvit tests pipelines benchmarks docs
 
 ui: $(VENV)/.ok  ## the MLflow pages of the runs made here
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1
