@@ -97,6 +97,11 @@ CODECS: Final[dict[str, Codec]] = {
 }
 
 
+def available(codec: Codec) -> bool:
+    """Say whether the installed imagecodecs has the decoder."""
+    return bool(getattr(imagecodecs, codec.module).available)
+
+
 class Stored(NamedTuple):
     """Stored values [F R C] or [F R C 3], their decoder's name, and the smallest and largest where these are known."""
 
@@ -219,7 +224,7 @@ def _compressed(
 ) -> tuple[Array, str]:
     """Decode every frame with the codec of the syntax, after all of them have been checked."""
     codec = CODECS.get(syntax)
-    if codec is None or not getattr(imagecodecs, codec.module).available:
+    if codec is None or not available(codec):
         raise _undecodable(syntax, codec)
     check_decoded(m.count * max(1, m.allocated // 8), limits)
     check_decoded(m.count // m.frames * codec.working_bytes, limits)

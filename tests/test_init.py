@@ -1,0 +1,56 @@
+"""`medvit init NAME`: a project whose README works as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medvit.errors import ConfigError
+from medvit.init import init, main
+
+
+def test_a_project_has_a_recipe_a_readme_and_keeps_data_out_of_version_control(tmp_path: Path) -> None:
+    folder = init("knees", tmp_path)
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert files == {"my_conf/experiment/knees.yaml", "README.md", ".gitignore"}
+    assert {"work/", "runs/", "*.dcm"} <= set((folder / ".gitignore").read_text().splitlines())
+
+
+def test_a_folder_that_is_there_is_left_alone_and_odd_names_are_answered_with_a_right_one(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match="mine is there already; nothing was changed"):
+        init("mine", tmp_path)
+    assert list((tmp_path / "mine").iterdir()) == []
+    with pytest.raises(ConfigError, match="such as klinik_s_d"):
+        init("Klinik Süd", tmp_path)
+    assert main(["../x"]) == 2
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_as_they_stand(tmp_path: Path) -> None:
+    from medvit.phantom.films import write_films
+
+    folder = init("films", tmp_path)
+    write_films(folder / "raw", patients=24)
+    (folder / "labels.csv").write_text(
+        (folder / "raw" / "labels.csv").read_text().replace("normal", "negative").replace("opacity", "positive")
+    )
+    recipe = folder / "my_conf" / "experiment" / "films.yaml"
+    recipe.write_text(
+        recipe.read_text().replace("epochs: 30", "epochs: 1") + "model: {image_size: [64, 64], depth: 1}\n"
+    )
+    block = re.search(r"```bash\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert block
+    for line in block[1].splitlines():
+        words = shlex.split(line.replace("NEW_IMAGES", "raw/dicom").replace("IMAGES", "raw/dicom"))
+        extra = {"evaluate": ["bootstrap.draws=100"], "export": ["acceptance={age_years: null}"]}.get(words[1], [])
+        done = subprocess.run(
+            [sys.executable, "-m", *words, *extra], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (line, done.stderr[-2000:])
+    assert (folder / "work" / "predictions" / "predictions.csv").is_file()
