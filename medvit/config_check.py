@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from medvit.config_known import absent, flat, of_command, unknown, unread
 from medvit.config_words import nearest, nearest_setting
 
 ALLOWED = (
@@ -62,7 +63,12 @@ def preflight(folder: Path, name: str, arguments: list[str], check: Check | None
                 return []  # a multirun: each job is checked by itself
             config = compose(name, [o.input_line for o in overrides])
             written: Any = OmegaConf.to_container(config)
-            problems = [*_no_lists(written, overrides), *_no_values(written)]
+            known, given = of_command(name), [o.key_or_group for o in overrides if o not in groups]
+            made = (written.get("data") or {}).get("generate") or {}
+            generated = Path(str(made.get("folder"))).parent == Path(str(written["data"]["folder"])) if made else False
+            problems = [*unknown(written, known, defaults), *unread(name, given, known, generated)]
+            problems += absent(written, known[name], defaults)
+            problems += [*_no_lists(written, overrides), *_no_values(written)]
             if problems:
                 return problems
             settings: Any = OmegaConf.to_container(config, resolve=True)
@@ -94,15 +100,6 @@ def _no_lists(written: Any, overrides: list[Any]) -> list[str]:
 def _parted(values: dict[str, Any]) -> set[str]:
     """Return the keys whose elements are referred to, as in `${labels.target[0]}`."""
     return {key for value in values.values() for key in re.findall(r"\$\{([\w.]+)\[", str(value))}
-
-
-def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every setting of a nested config with its dotted name, groups before what they hold."""
-    if prefix:
-        yield prefix, node
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def out_of_range(prefix: str, node: dict[str, Any], limits: dict[str, tuple[float, float]]) -> list[str]:

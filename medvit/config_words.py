@@ -142,9 +142,9 @@ def _reads(argument: str, several: bool) -> bool:
     return several or not read.is_choice_sweep()
 
 
-def nearest(word: object, words: Iterable[object]) -> str:
+def nearest(word: object, words: Iterable[object], alike: float = 0.5) -> str:
     """Return "; did you mean 'x'?" for the nearest of `words`, or ""."""
-    close = difflib.get_close_matches(str(word), [str(each) for each in words], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), [str(each) for each in words], n=1, cutoff=alike)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
@@ -159,4 +159,4 @@ def nearest_setting(key: str, settings: Iterable[str]) -> str:
         if ends:
             return f"; did you mean '{min(ends, key=len)}'?"
     within = [one for one in known if one.rpartition(".")[0] == key.rpartition(".")[0]]
-    return nearest(key, within) or nearest(key, known) or nearest(last, known)
+    return nearest(key, within) or nearest(key, known, 0.6) or nearest(last, known, 0.6)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from medvit import generated
 from medvit.config import entry
-from medvit.config_check import flat, out_of_range
+from medvit.config_check import out_of_range
+from medvit.config_known import flat
 from medvit.renamed import with_present_targets
 
 if TYPE_CHECKING:

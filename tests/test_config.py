@@ -15,7 +15,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from medvit.config import _usage, build, conf_dir, entry
-from medvit.config_check import flat, preflight, target_problems
+from medvit.config_check import preflight, target_problems
+from medvit.config_known import flat
 from medvit.config_words import nearest_setting, readable
 from medvit.errors import ConfigError
 
@@ -217,6 +218,57 @@ def test_a_mapping_given_on_the_command_line_replaces_the_one_below_it() -> None
         settings = composed("train", given)
         assert settings["labels"]["values"] == settings["task"]["values"] == {"negative": 0, "positive": 1}
     assert composed("train", "optim.plan={lr: 0.002}")["optim"]["plan"]["ema"] == 0.99
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "said"),
+    [
+        ("train", "+trainer.max_steps=10", "'trainer.max_steps' is not a setting; did you mean 'trainer.epochs'?"),
+        ("train", "+trainer.strategy=fsdp", "'trainer.strategy' is not a setting"),
+        ("train", "+optim.optimizer._target_=torch.optim.SGD", "'optim.optimizer' is not a setting"),
+        ("train", "+callbacks.early={_target_: pytorch_lightning.callbacks.EarlyStopping}", "'callbacks' is not a set"),
+        ("train", "+metrics=[accuracy]", "'metrics' is not a setting"),
+        ("train", "+bag.queries=3", "'bag.queries' is not a setting"),
+        ("train", "+data.set=breast", "'data.set' is not a setting"),
+        ("train", "++trainer.epoch=3", "'trainer.epoch' is not a setting; did you mean 'trainer.epochs'?"),
+        ("evaluate", "+bootstrap.n=3", "'bootstrap.n' is not a setting"),
+        ("split", "+split.shuffle=true", "'split.shuffle' is not a setting"),
+        ("predict", "+threshold=0.3", "'threshold' is not a setting"),
+        ("train", "~trainer.epochs", "trainer.epochs is missing; give it a value (in conf/: 38)"),
+        (
+            "train",
+            "labels.csv=other.csv",
+            "labels.csv is read by `python -m medvit.index`, not by train: give it there",
+        ),
+        ("train", "data.generate.patients=9", "data.generate.patients is not used: data.folder is not the folder of"),
+    ],
+)
+def test_what_nothing_reads_is_refused_by_name(command: str, given: str, said: str, tmp_path: Path) -> None:
+    """All of these trained the default to FINISHED, and stood in MLflow as parameters."""
+    own = {"train": [f"data.folder={tmp_path}"], "evaluate": ["run=x"], "split": [f"data.folder={tmp_path}"]}
+    (found,) = problems(command, given, *own.get(command, ["bundle=x"]))
+    assert found.startswith(said)
+
+
+def test_a_plan_is_refused_where_the_head_is_solved_and_not_trained() -> None:
+    assert problems("train", "optim=logistic") == []
+    assert problems("train", "optim=logistic", "+optim.plan.lr=0.1") == [
+        "'optim.plan.lr' is not used by what is chosen for optim; leave it out"
+    ]
+
+
+def test_a_part_of_ones_own_may_hold_only_what_is_read_or_referred_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    own = yaml.safe_load((conf_dir() / "data" / "folder.yaml").read_text(encoding="utf-8"))
+    own["data"] |= {"name": "${data.site}", "folder": "mine", "site": "a", "clinic": "b"}
+    own["labels"]["target"] = ["finding"]
+    del own["data"]["fold"]
+    text = f"# @package _global_\n{yaml.safe_dump(own)}"
+    (tmp_path / "data" / "mine.yaml").write_text(text, encoding="utf-8")
+    found = problems("train", "data=mine", f"hydra.searchpath=[file://{tmp_path}]")
+    assert [line.partition(";")[0] for line in found] == ["'data.clinic' is not a setting", "data.fold is missing"]
 
 
 RECIPES = sorted(path.stem for path in conf_dir().glob("experiment/*.yaml"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from medvit.config_check import flat
+from medvit.config_known import flat
 from medvit.errors import EvaluationError
 
 if TYPE_CHECKING:
