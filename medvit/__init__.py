@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from medvit.api import split as split
     from medvit.api import train as train
     from medvit.api import vit as vit
+
+# onnxruntime, MLflow and the Hugging Face hub send usage events unless told not to before their first import. Every
+# process of medvit (commands, children, the code in an MLflow model) imports this file first.
+os.environ.update(
+    ORT_DISABLE_TELEMETRY="1", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="1", HF_HUB_DISABLE_TELEMETRY="1"
+)
 
 __version__ = "0.1.0"
 _READERS = ("load_bundle", "read_film", "read_volume", "vit")

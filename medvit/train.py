@@ -136,7 +136,7 @@ def _tell(run: Run, fitted: Fitted, folder: str) -> None:
     sys.stdout.write(
         f"\nrun {run.id}, best epoch {fitted.best_epoch} by {fitted.task.monitor}\n{scores}"
         f"\n  the run:        {folder}/{run.id}\n  test it:        python -m medvit.evaluate run={run.id}\n"
-        f"  look at it:     {Path(sys.executable).parent}/{saved_view.command(folder)}\n"
+        f"  look at it:     {saved_view.command(folder)}\n"
         f"  then open:      {saved_view.link(run.experiment_id)}\n"
     )
 

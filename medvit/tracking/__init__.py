@@ -1,8 +1,7 @@
-"""Runs, their provenance and their models in MLflow: the only place that imports mlflow, with its telemetry off."""
+"""Runs, their provenance and their models in MLflow: the only place that imports mlflow."""
 
 import os
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, so set before anything else
-os.environ.setdefault("DO_NOT_TRACK", "1")
+# read when mlflow is imported, so set before anything else
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # 3.17 allows it by default
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

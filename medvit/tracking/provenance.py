@@ -42,7 +42,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
         return None
     try:
         done = subprocess.run(  # noqa: S603 (a fixed program with arguments of our own)
-            [program, "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=20
+            [program, "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

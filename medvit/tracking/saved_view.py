@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import json
 import shlex
+import sys
 import time
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 KEY = "medvit"
@@ -50,6 +52,8 @@ def link(experiment_id: str, run_id: str | None = None, base: str = "http://127.
 
 
 def command(folder: str) -> str:
-    """Return the shell command that opens the MLflow UI on a runs folder, on this machine only."""
+    """Return the line for any shell that opens the MLflow UI on a runs folder, on this machine only, telemetry off."""
+    program = Path(sys.executable).with_name("mlflow")
     store = shlex.quote(f"sqlite:///{folder}/mlflow.db")
-    return f"mlflow ui --backend-store-uri {store} --host 127.0.0.1 --port 5000"
+    where = f"--backend-store-uri {store} --host 127.0.0.1 --port 5000"
+    return f"MLFLOW_DISABLE_TELEMETRY=true {shlex.quote(str(program))} ui {where}"

@@ -157,4 +157,6 @@ def test_the_hash_of_a_configuration_ignores_key_order_only() -> None:
 
 def test_the_command_that_opens_mlflow_is_one_a_shell_takes_also_where_folders_have_blanks() -> None:
     words = shlex.split(saved_view.command("my runs"))
-    assert words[:4] == ["mlflow", "ui", "--backend-store-uri", "sqlite:///my runs/mlflow.db"]
+    assert words[0] == "MLFLOW_DISABLE_TELEMETRY=true"
+    assert Path(words[1]).is_file()
+    assert words[2:5] == ["ui", "--backend-store-uri", "sqlite:///my runs/mlflow.db"]
