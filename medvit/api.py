@@ -189,7 +189,7 @@ def read_volume(source: AnyPath | Sequence[AnyPath | bytes], key: str = "", **po
     Raises:
         DicomRefusal: a series that is no volume, by its code. DataError: an empty folder.
     """
-    from medvit.clinical.results import files_in
+    from medvit.clinical.units import files_in
     from medvit.preprocess import VolumePreprocess
 
     if isinstance(source, str | Path):

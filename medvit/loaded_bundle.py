@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 
-from medvit.clinical import results
+from medvit.clinical.units import predictions_of, units_in
 from medvit.errors import DataError
 from medvit.predict import verified
 from medvit.preprocess import FilmPreprocess
@@ -54,8 +54,8 @@ class LoadedBundle:
             return [self._row(runtime.one(source))]
         if not isinstance(source, str | Path):
             raise DataError(f"predict takes files, folders, bytes, data sets or arrays; found {type(source).__name__}")
-        units = results.units_of(results.files_in(Path(source)), series=runtime.preprocess.kind == "volume")
-        found = runtime.stream([unit.source for unit in units], isolate=isolate)
+        units = units_in(Path(source), runtime.preprocess)
+        found = predictions_of(runtime, units, isolate=isolate)
         return [self._row(one, unit.uid, unit.study) for unit, one in zip(units, found, strict=True)]
 
     def _row(self, result: Any, uid: str = "", study: str = "") -> dict[str, Any]:

@@ -39,9 +39,9 @@ def predict(
     *,
     isolate: bool = True,
 ) -> int:
-    """Predict every DICOM file of a folder (or one file) and return the exit code: 0, or 10 when some were rejected.
+    """Predict every image of a folder (or one file); return the exit code: 0, or 10 if some or all were refused.
 
-    Writes `predictions.csv` (one row per film or series, in the order of the file names) and `studies/<study>.json`.
+    Writes `predictions.csv` (one row per film or volume, in the order of the file names) and `studies/<study>.json`.
     Images are named by pseudonym and position; with `also.crosswalk`, `crosswalk.csv` (mode 0600) says which file is
     which, and with `also.reports` a DICOM structured report of each predicted image goes to `sr/<uid>.dcm`. `isolate`
     decodes in child processes with caps: a file that crashes a decoder, or takes over 30 s or 2 GiB, is rejected alone.
@@ -52,11 +52,12 @@ def predict(
     """
     from medvit.bundle.atomic_folder import atomic_folder
     from medvit.clinical import results
+    from medvit.clinical.units import predictions_of, units_in
 
     runtime = verified(bundle, workers)
-    units = results.units_of(results.files_in(source), series=runtime.preprocess.kind == "volume")
+    units = units_in(source, runtime.preprocess)
     with atomic_folder(out, DataError) as part:
-        found = list(_watched(runtime.stream([unit.source for unit in units], isolate=isolate), len(units)))
+        found = list(_watched(predictions_of(runtime, units, isolate=isolate), len(units)))
         if also.reports:
             found = results.write_reports(part / "sr", runtime, units, found)
         results.write_table(part / "predictions.csv", runtime, units, found)
@@ -65,7 +66,7 @@ def predict(
             results.write_crosswalk(part / "crosswalk.csv", source, units)
     count = {status: sum(result.status == status for result in found) for status in ("OK", "REJECTED", "SKIPPED")}
     logger.info("%d predicted, %d rejected, %d skipped (no images)", count["OK"], count["REJECTED"], count["SKIPPED"])
-    return SOME_REJECTED if count["REJECTED"] else 0
+    return SOME_REJECTED if count["REJECTED"] or not count["OK"] else 0
 
 
 def verified(bundle: Path, workers: int | None = None) -> Runtime:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medvit.bundle.build import Exported
     from medvit.bundle.contents import Contents
     from medvit.bundle.parity import Trained
+    from medvit.bundle.runtime import Source
     from medvit.data.units import Units
     from medvit.engine.checkpoint import TrainedRun
     from medvit.engine.fit import Fitted
@@ -36,7 +37,7 @@ class Release:
     run: Run
     trained: Trained
     contents: Contents
-    samples: Sequence[Path | list[Path]]
+    samples: Sequence[Source]
 
     def write(self, out: Path, draft: bool = False) -> Exported:
         """Write the bundle through the parity gate; see `medvit.bundle.build.export`."""
@@ -96,7 +97,7 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
         contents = replace(contents, licence=f"{options['licence']}\n")
     cases = generated_cases(loaded.preprocess)
     trained = Trained(merge(loaded.network), loaded.preprocess, loaded.task.probabilities_numpy, cases)
-    return Release(run, trained, contents, samples_in(options.get("samples")) or images.samples())
+    return Release(run, trained, contents, samples_in(options.get("samples"), loaded.preprocess) or images.samples())
 
 
 def _refuse_other_units(unit: str | None, thresholds: Mapping[str, Any]) -> None:
@@ -143,12 +144,17 @@ class _Images:
         cache = Cache.build(rows, self.manifest.root, loaded.preprocess, folder, on_bad="exclude")
         return Units(cache, np.arange(len(cache)), loaded.task)
 
-    def samples(self) -> list[Path | list[Path]]:
+    def samples(self) -> list[Source]:
         """Return files of some validation images, spread over all of them: never of the test side."""
+        from medvit.preprocess import VolumeFiles
+
         rows = self.side("val")
         chosen = rows.iloc[:: max(1, len(rows) // SAMPLES)].head(SAMPLES)
-        units = [[self.manifest.root / name for name in names] for names in chosen["files"]]
-        return [unit[0] if len(unit) == 1 else unit for unit in units]
+        films = [[self.manifest.root / name for name in names] for names in chosen["files"]]
+        keys, kinds = chosen["volume_key"], chosen["kind"]
+        return [
+            VolumeFiles(f, key) if kind == "volume" else f[0] for f, key, kind in zip(films, keys, kinds, strict=True)
+        ]
 
 
 def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
@@ -236,18 +242,19 @@ def publish(run: Run, trained: Trained, contents: Contents, bundle: Path) -> Log
     return model.log(run, bundle, contents.name, tuple(contents.labels["names"]), sample)
 
 
-def samples_in(folder: str | None) -> list[Path | list[Path]]:
-    """Return the files below a folder; none when no folder was given.
+def samples_in(folder: str | None, preprocess: Any) -> list[Source]:
+    """Return the films or volumes below a folder that can be read; none when no folder was given.
 
     Raises:
-        RunError: the folder is not there or empty.
+        RunError: the folder is not there. DataError: it holds no file.
     """
+    from medvit.clinical.units import units_in
+
     if not folder:
         return []
-    found = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    if not found:
-        raise RunError("samples: the folder is not there or holds no file. Give samples=DIR with DICOM files.")
-    return list(found)
+    if not Path(folder).is_dir():
+        raise RunError("samples: no such folder. Give samples=DIR with DICOM files.")
+    return [unit.source for unit in units_in(Path(folder), preprocess) if unit.refusal is None]
 
 
 def generated_cases(preprocess: Any) -> list[list[bytes]]:

@@ -21,7 +21,7 @@ TARGETS = {
 
 _CODE_OF_MLFLOW_MODELS = {  # what the code stored in an MLflow model imports
     "medvit.export.golden": "medvit.bundle.golden",
-    "medvit.export.results": "medvit.clinical.results",
+    "medvit.export.results": "medvit.clinical.units",
     "medvit.export.runtime": "medvit.bundle.runtime",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from medvit.dicom.facts import NAMED
@@ -17,6 +17,7 @@ _SETS = {"modality": "(0008,0060)", "sop_class": "(0008,0016)", "view": "(0018,5
 _RANGES = {"rows": "(0028,0010)", "columns": "(0028,0011)", "spacing_mm": "(0028,0030)", "age_years": "(0010,1010)"}
 _FREE = ("view", "body_part")  # anybody may write anything there
 _SHARED = 3  # patients who have it make a free text a word of the site, and no name
+_OLDEST = 90.0  # years: a manifest says no higher age (SE-09), so that older patients lie inside its limits
 _ROOM = {"rows": 2.0, "columns": 2.0, "spacing_mm": 1.5}  # factor a site may lie outside the training range
 
 
@@ -45,7 +46,8 @@ def envelope(facts: pd.DataFrame) -> dict[str, Any]:
         if name == "age_years":
             low, high = max(0.0, 5.0 * math.floor(low / 5 - 1)), 5.0 * math.ceil(high / 5 + 1)
         found[name] = {"min": low, "max": high, "unknown": bool(facts[column].isna().any())}
-    found["burned_in"] = ["no", "unknown"]
+    seen = set(facts["burned_in"]) if "burned_in" in facts else set()
+    found["burned_in"] = sorted({"no", "unknown"} | seen)
     return found
 
 
@@ -77,27 +79,39 @@ def check(facts: Facts, limits: Mapping[str, Any]) -> None:
     """Raise DicomRefusal E-ACCEPT naming every fact of an image that lies outside the limits.
 
     Raises:
-        DicomRefusal: code E-ACCEPT; `found`, `allowed` and `tag` of all facts outside, in the same order.
+        DicomRefusal: code E-ACCEPT; `found` says each fact outside and what is allowed, `tag` their elements in order.
     """
-    wrong: list[tuple[str, str, str]] = []
+    classes, fix = limits.get("sop_class", [facts.sop_class]), "the model was not trained on such images; do not use it"
+    if classes == [""] and facts.sop_class:
+        found = (
+            f"a DICOM object ({facts.modality or 'no modality'}), trained on PNG, JPEG or NIfTI files, never on DICOM"
+        )
+        raise DicomRefusal("E-ACCEPT", found, tag=_SETS["sop_class"], fix=fix)
+    if "" not in classes and not facts.sop_class:
+        found = f"no DICOM header, trained on DICOM objects ({_words(limits.get('modality', classes))})"
+        raise DicomRefusal("E-ACCEPT", found, tag=_SETS["sop_class"], fix=fix)
+    wrong: list[tuple[str, str]] = []
     for name, tag in {**_SETS, "burned_in": "(0028,0301)"}.items():
         value = str(getattr(facts, name))
         if name in limits and value not in limits[name]:
-            shown = ", ".join(word or "not given" for word in limits[name])
-            hidden = name in _FREE and value not in NAMED
-            wrong.append((f"{name} {'of no known name' if hidden else value or 'not given'}", shown, tag))
+            said = "of no known name" if name in _FREE and value not in NAMED else value or "not given"
+            wrong.append((f"{name} is {said}, allowed {_words(limits[name])}", tag))
     for name, tag in _RANGES.items():
-        if name in limits:
-            wrong += _outside(name, facts, limits[name], tag)
+        if name in limits and (outside := _outside(name, facts, limits[name])):
+            wrong.append((f"{name} is {outside}, allowed {limits[name]['min']:g} to {limits[name]['max']:g}", tag))
     if wrong:
-        found, allowed, tags = ("; ".join(part) for part in zip(*wrong, strict=True))
-        fix = "the model was not trained on such images; do not use it here"
-        raise DicomRefusal("E-ACCEPT", found, allowed=allowed, tag=tags, fix=fix)
+        found, tags = ("; ".join(part) for part in zip(*wrong, strict=True))
+        raise DicomRefusal("E-ACCEPT", found, tag=tags, fix=fix)
 
 
-def _outside(name: str, facts: Facts, limit: Mapping[str, Any], tag: str) -> list[tuple[str, str, str]]:
+def _words(values: Iterable[str]) -> str:
+    return " or ".join(word or "not given" for word in values)
+
+
+def _outside(name: str, facts: Facts, limit: Mapping[str, Any]) -> str:
+    """Return a number that lies outside its limits as text, "" for one inside."""
     value = facts.spacing_mm[0] if name == "spacing_mm" and facts.spacing_mm else getattr(facts, name)
-    allowed = f"{limit['min']:g} to {limit['max']:g}"
     if value is None:
-        return [] if limit.get("unknown") else [(f"{name} not given", allowed, tag)]
-    return [] if limit["min"] <= value <= limit["max"] else [(f"{name} {value:g}", allowed, tag)]
+        return "" if limit.get("unknown") else "not given"
+    value = min(value, _OLDEST) if name == "age_years" else value
+    return "" if limit["min"] <= value <= limit["max"] else f"{value:g}"

@@ -19,7 +19,8 @@ from medvit.bundle.card import LICENCE, card
 from medvit.bundle.decision import activation, from_frozen
 from medvit.bundle.onnx import write_onnx
 from medvit.bundle.ood import distance_limits
-from medvit.bundle.parity import Parity, Source, Trained, gate
+from medvit.bundle.parity import Parity, Trained, gate
+from medvit.bundle.runtime import Source
 from medvit.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvit.bundle.runtime import Source
 from medvit.errors import BundleError, DicomRefusal
+from medvit.preprocess import VolumeFiles
 
 if TYPE_CHECKING:
     from torch import nn
 
 LIMIT = 1e-5  # largest difference of a probability
-Source = Path | Sequence[Path]
 Probabilities = Callable[[NDArray[Any]], NDArray[np.float64]]
 
 
@@ -120,8 +121,7 @@ def _exported(bundle: Path, samples: Sequence[Source]) -> list[dict[str, Any]]:
     """Return what the bundle says of each sample in a fresh process that has no torch."""
     with tempfile.TemporaryDirectory() as folder:
         asked, told = Path(folder) / "sources.json", Path(folder) / "results.json"
-        listed = [str(s) if isinstance(s, Path) else [str(file) for file in s] for s in samples]
-        asked.write_text(json.dumps(listed), encoding="utf-8")
+        asked.write_text(json.dumps([_listed(sample) for sample in samples]), encoding="utf-8")
         root = Path(__file__).resolve().parents[2]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
         command = [sys.executable, "-m", "medvit.bundle.subprocess_check", str(bundle), str(asked), str(told)]
@@ -131,6 +131,12 @@ def _exported(bundle: Path, samples: Sequence[Source]) -> list[dict[str, Any]]:
             raise BundleError(f"The bundle does not run by itself (exit code {done.returncode}): {last}")
         results: list[dict[str, Any]] = json.loads(told.read_text(encoding="utf-8"))
     return results
+
+
+def _listed(sample: Source) -> Any:
+    if isinstance(sample, VolumeFiles):
+        return {"files": [str(file) for file in sample.files], "volume_key": sample.volume_key}
+    return str(sample) if isinstance(sample, Path) else [str(file) for file in sample]
 
 
 def _flips(bundle: Path, logits: NDArray[np.float64], said: list[dict[str, str]]) -> int:

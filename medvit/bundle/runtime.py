@@ -24,10 +24,10 @@ from medvit.bundle.decision import Decider
 from medvit.bundle.isolate import IsolatedPool
 from medvit.bundle.ood import OutOfDistribution
 from medvit.errors import BundleError, DicomRefusal
-from medvit.preprocess import FilmPreprocess, Prepared, VolumePreprocess
+from medvit.preprocess import FilmPreprocess, Prepared, VolumeFiles, VolumePreprocess
 from medvit.types import Facts, Film
 
-Source = Path | bytes | Sequence[Path | bytes]  # one film, or the files of one series
+Source = Path | bytes | Sequence[Path | bytes] | VolumeFiles  # one film, or the files of one volume
 Taken = tuple[Facts, Prepared]
 
 
@@ -49,6 +49,12 @@ class Result:
     decision: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     facts: Facts | None = None
+
+    @classmethod
+    def refused(cls, refusal: DicomRefusal, draft: bool) -> Result:
+        """Return what is said of an object that cannot be read, or is no image."""
+        status = "SKIPPED" if refusal.code.startswith("I-") else "REJECTED"
+        return cls(status, refusal.code, str(refusal), draft)
 
     def row(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the result as flat columns, the same for every image; nothing (None) where rejected."""
@@ -114,8 +120,7 @@ class Runtime:
             facts, prepared = work(source)
             unusual = self.unlike.check(prepared.pixels) if accept else ()
         except DicomRefusal as refusal:
-            status = "SKIPPED" if refusal.code.startswith("I-") else "REJECTED"
-            return Result(status, refusal.code, str(refusal), draft)
+            return Result.refused(refusal, draft)
         logits = self._logits(self.preprocess.normalise(prepared.pixels), prepared.position_mm)
         if not np.isfinite(logits).all():
             return Result("REJECTED", "E-NAN", "E-NAN the network gave no finite number for this image", draft)

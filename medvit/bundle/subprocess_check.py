@@ -1,8 +1,8 @@
 """Runs a bundle in a process that cannot import torch, MONAI or MLflow: what the parity gate starts.
 
-`python -m medvit.bundle.subprocess_check BUNDLE SOURCES.json RESULTS.json`: a JSON list of sources (a path, or a list
-of paths), results as a JSON list of `{status, reason, logit, uncalibrated, probability, decision}`.
-No acceptance check.
+`python -m medvit.bundle.subprocess_check BUNDLE SOURCES.json RESULTS.json`: a JSON list of sources (a path, a list of
+paths, or `{files, volume_key}`), results as a JSON list of `{status, reason, logit, uncalibrated, probability,
+decision}`. No acceptance check.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from medvit.errors import MedvitError
 
@@ -22,11 +23,17 @@ def main(bundle: str, sources: str, results: str) -> int:
     for name in BLOCKED:
         sys.modules[name] = None  # type: ignore[assignment]  # an import of it raises ImportError
     from medvit.bundle.runtime import Runtime, Source
+    from medvit.preprocess import VolumeFiles
 
     listed = json.loads(Path(sources).read_text(encoding="utf-8"))
-    units: list[Source] = [[Path(p) for p in item] if isinstance(item, list) else Path(item) for item in listed]
+
+    def source(item: Any) -> Source:
+        if isinstance(item, dict):
+            return VolumeFiles([Path(file) for file in item["files"]], item["volume_key"])
+        return [Path(file) for file in item] if isinstance(item, list) else Path(item)
+
     try:
-        found = Runtime(Path(bundle)).predict(units, accept=False)
+        found = Runtime(Path(bundle)).predict([source(item) for item in listed], accept=False)
     except MedvitError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -1,96 +1,20 @@
-"""What prediction reads and leaves: units of files, a table, one JSON per study, and on request what names patients."""
+"""What prediction leaves: a table, one JSON per study, and on request what names patients."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from medvit.bundle.runtime import Result, Runtime
-from medvit.errors import DataError, DicomRefusal
-
-logger = logging.getLogger(__name__)
-_IDENTIFIERS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One film, or the files of one series: positions in the sorted list of files (from 1), and pseudonyms."""
-
-    files: tuple[Path, ...]
-    places: tuple[int, ...]
-    uid: str
-    study: str
-
-    @property
-    def source(self) -> Path | list[Path]:
-        """What the runtime takes."""
-        return self.files[0] if len(self.files) == 1 else list(self.files)
-
-
-def files_in(source: Path) -> list[Path]:
-    """Return one file, or all below a folder in the order of their names; links are left out.
-
-    Raises:
-        DataError: there is no file.
-    """
-    if source.is_file():
-        return [source]
-    found = sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
-    if not found:
-        raise DataError("The input folder holds no file. Give input=DIR with DICOM files, or one file.")
-    return found
-
-
-def units_of(files: Sequence[Path], series: bool) -> list[Unit]:
-    """Group files into what is predicted at once: single films, or (with `series`) the files of each series."""
-    from medvit.dataset import pseudonym
-    from medvit.dicom import tags
-    from medvit.dicom.header import read_header
-
-    hide = pseudonym.load()
-    groups: dict[str, list[tuple[Path, int, str, str]]] = defaultdict(list)
-    for place, file in enumerate(files, 1):
-        uid = study = group = ""
-        try:
-            header = read_header(file)
-            uid, study, group = (
-                hide(kind, name) if (name := tags.text_value(header, key)) else ""
-                for kind, key in zip(("instance", "study", "series"), _IDENTIFIERS, strict=True)
-            )
-        except DicomRefusal:
-            logger.debug("file %d of %d has no header that can be read", place, len(files))
-        if series and group:
-            uid = hashlib.sha256(f"{group}/".encode()).hexdigest()[:32]  # as the manifest names a series of one volume
-        groups[group if series and group else f"{place}"].append((file, place, uid, study))
-    units = []
-    for members in groups.values():
-        paths, places, uids, studies = zip(*members, strict=True)
-        units.append(Unit(paths, places, uids[0], studies[0]))
-    return units
-
-
-def series_of(files: Sequence[bytes]) -> list[list[int]]:
-    """Return which of some files belong together, as lists of their places: those of one series; others alone."""
-    from medvit.dicom import tags
-    from medvit.dicom.header import read_header
-
-    groups: dict[str, list[int]] = defaultdict(list)
-    for place, file in enumerate(files):
-        try:
-            series = tags.text_value(read_header(file), "SeriesInstanceUID")
-        except DicomRefusal:
-            series = ""
-        groups[series or f" {place}"].append(place)
-    return list(groups.values())
+from medvit.clinical.units import Unit
+from medvit.errors import DicomRefusal
 
 
 def write_table(file: Path, runtime: Runtime, units: Sequence[Unit], results: Sequence[Result]) -> None:
@@ -100,7 +24,8 @@ def write_table(file: Path, runtime: Runtime, units: Sequence[Unit], results: Se
         head = ["file", "uid", "study", *results[0].row(runtime.names), "warnings"]
         writer.writerow(head)
         for unit, result in zip(units, results, strict=True):
-            place = f"{unit.places[0]}" if len(unit.places) == 1 else f"{unit.places[0]}+{len(unit.places) - 1}"
+            first, more = min(unit.places), len(unit.places) - 1
+            place = f"{first}+{more}" if more else f"{first}"
             cells = ["" if value is None else value for value in result.row(runtime.names).values()]
             writer.writerow([place, unit.uid, unit.study, *cells, "; ".join(result.warnings)])
 
@@ -117,7 +42,7 @@ def write_studies(folder: Path, runtime: Runtime, units: Sequence[Unit], results
     studies: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for unit, result in zip(units, results, strict=True):
         if unit.study:
-            studies[unit.study].append({"uid": unit.uid, "files": list(unit.places), **_told(result, runtime)})
+            studies[unit.study].append({"uid": unit.uid, "files": sorted(unit.places), **_told(result, runtime)})
     folder.mkdir()
     for study, images in studies.items():
         content = {"schema": "medvit.result/1", "not_for_diagnostic_use": True, "draft": bundle.draft, "model": model}

@@ -6,6 +6,8 @@ import struct
 import zlib
 from pathlib import Path
 
+from medvit.dicom import storage
+from medvit.dicom.storage import Source
 from medvit.errors import DicomRefusal
 from medvit.types import Facts
 
@@ -39,15 +41,12 @@ def read_facts(path: Path, head: bytes) -> Facts:
     return Facts(rows=rows, columns=columns, photometric="MONOCHROME2")
 
 
-def nifti_steps(path: Path) -> int:
-    """Return how many volumes a NIfTI file holds (dim[4]). Raises DicomRefusal `E-IMAGE`, `E-IO`."""
-    try:
-        with path.open("rb") as file:
-            header = _nifti_header(file.read(HEAD))
-    except OSError as error:
-        raise DicomRefusal("E-IO", f"the file cannot be read: {error.strerror}", fix="check the storage") from error
+def nifti_steps(source: Source) -> int:
+    """Return how many volumes a NIfTI file holds (dim[4]), 0 for another file; DicomRefusal `E-IMAGE`, `E-IO`."""
+    head = storage.load(source, HEAD).view if isinstance(source, Path) else source[:HEAD]
+    header = _nifti_header(bytes(head))
     if header is None:
-        raise DicomRefusal("E-IMAGE", "no NIfTI header", fix="export the volume again")
+        return 0
     dims = _nifti_dims(header)
     return dims[3] if len(dims) > 3 else 1
 

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import pandas as pd
 from medvit.dataset import image_headers
 from medvit.dataset.manifest import KEPT, fact_columns
 from medvit.dataset.scan import JOINS
+from medvit.dicom.storage import Source
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.series.policy import SeriesPolicy
 from medvit.series.read import Plan, plan_series
@@ -29,12 +30,13 @@ REFUSAL = ("code", "tag", "found", "allowed", "fix")
 VOLUME = KEPT + "volume"
 
 
-class _Part(NamedTuple):
-    """One volume of a series: its name there, the key to read it by from `files` (in slice order), pixel spacing."""
+class VolumePart(NamedTuple):
+    """One volume of a series: its name there, the key to read it by from `files` (in slice order), its slices."""
 
     name: str
     key: str
     files: tuple[int, ...]
+    shape: tuple[int, int] | None = None  # rows and columns of a slice; None where the header of a file says it all
     spacing_mm: tuple[float, float] | None = None
 
 
@@ -186,36 +188,50 @@ def _volumes(
     return pd.DataFrame(rows), pd.DataFrame(lost)
 
 
-def _plan(paths: list[Path], policy: SeriesPolicy) -> list[_Part] | DicomRefusal:
+def _plan(paths: list[Path], policy: SeriesPolicy) -> list[VolumePart] | DicomRefusal:
     """Return the volumes of one series, or the refusal; runs in a worker."""
     try:
-        if all(path.name.lower().endswith((".nii", ".nii.gz")) for path in paths):
-            steps = image_headers.nifti_steps(paths[0]) if len(paths) == 1 else 1
-            return [_Part(name, name, (0,)) for name in ([f"t={step}" for step in range(steps)] if steps > 1 else [""])]
-        plans = plan_series(paths, policy)
-        if len(plans) == 1:
-            return [_Part("", plans[0].key, tuple(dict.fromkeys(plans[0].files)), plans[0].slices[0].spacing)]
-        return [_alone(plan, paths, policy) for plan in plans]
+        return volumes_of(paths, policy)
     except DicomRefusal as refusal:
         return refusal
 
 
-def _alone(plan: Plan, paths: list[Path], policy: SeriesPolicy) -> _Part:
+def volumes_of(sources: Sequence[Source], policy: SeriesPolicy) -> list[VolumePart]:
+    """Return the volumes that the files of one series hold, for a manifest and for a prediction; raises DicomRefusal.
+
+    Volumes are named where there are several; each comes with its own files, or, where these do not tell it, all.
+    """
+    steps = image_headers.nifti_steps(sources[0]) if len(sources) == 1 else 0
+    if steps:
+        return [VolumePart(key, key, (0,)) for key in ([f"t={step}" for step in range(steps)] if steps > 1 else [""])]
+    plans = plan_series(sources, policy)
+    if len(plans) == 1:
+        return [_part(plans[0], "", plans[0].key, tuple(dict.fromkeys(plans[0].files)))]
+    return [_alone(plan, sources, policy) for plan in plans]
+
+
+def _alone(plan: Plan, sources: Sequence[Source], policy: SeriesPolicy) -> VolumePart:
     """Return the volume with its own files if they give it by themselves, else with those of the whole series."""
     files = tuple(dict.fromkeys(plan.files))
     try:
-        again = plan_series([paths[index] for index in files], policy)
+        again = plan_series([sources[index] for index in files], policy)
     except DicomRefusal:
         again = []
     if len(again) == 1 and len(again[0].files) == len(plan.files):
-        return _Part(plan.key, again[0].key, files, plan.slices[0].spacing)
-    return _Part(plan.key, plan.key, tuple(range(len(paths))), plan.slices[0].spacing)
+        return _part(plan, plan.key, again[0].key, files)
+    return _part(plan, plan.key, plan.key, tuple(range(len(sources))))
 
 
-def _volume_rows(group: pd.DataFrame, first: dict[str, Any], parts: list[_Part]) -> list[dict[str, Any]]:
+def _part(plan: Plan, name: str, key: str, files: tuple[int, ...]) -> VolumePart:
+    return VolumePart(name, key, files, plan.slices[0].shape, plan.slices[0].spacing)
+
+
+def _volume_rows(group: pd.DataFrame, first: dict[str, Any], parts: list[VolumePart]) -> list[dict[str, Any]]:
     names, found = list(group["name"]), []
     for part in parts:
         facts = _facts(group["facts"].iloc[part.files[0]])
+        if part.shape:  # a tile of a mosaic, as reading has it
+            facts = dataclasses.replace(facts, rows=part.shape[0], columns=part.shape[1])
         if facts.spacing_mm is None and part.spacing_mm:  # of enhanced objects it stands in the functional groups
             facts = dataclasses.replace(facts, spacing_mm=part.spacing_mm, spacing_kind="PixelSpacing")
         uid = hashlib.sha256(f"{first['series']}/{part.name}".encode()).hexdigest()[:32]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from medvit.errors import ConfigError
-from medvit.preprocess.definition import Prepared
+from medvit.preprocess.definition import Prepared, VolumeFiles
 from medvit.preprocess.film import FilmPreprocess
 from medvit.preprocess.placement import Placement
 from medvit.preprocess.volume import VolumePreprocess
 
-__all__ = ["FilmPreprocess", "Placement", "Prepared", "VolumePreprocess", "from_json"]
+__all__ = ["FilmPreprocess", "Placement", "Prepared", "VolumeFiles", "VolumePreprocess", "from_json"]
 
 
 def from_json(data: dict[str, Any]) -> FilmPreprocess | VolumePreprocess:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +23,13 @@ class Prepared(NamedTuple):
     position_mm: NDArray[np.float32]
     placement: Placement
     warnings: tuple[str, ...] = ()
+
+
+class VolumeFiles(NamedTuple):
+    """The files of one volume (paths or bytes, in slice order) and its name among those they hold, as in a manifest."""
+
+    files: Sequence[Source]
+    volume_key: str = ""
 
 
 class Definition:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medvit.dicom.storage import Source
 from medvit.errors import ConfigError, DicomRefusal
-from medvit.preprocess.definition import Definition, Prepared, as_bytes
+from medvit.preprocess.definition import Definition, Prepared, VolumeFiles, as_bytes
 from medvit.preprocess.image_file import is_nifti, read_nifti
 from medvit.preprocess.placement import Placement, overlap
 from medvit.preprocess.ranks import Ranks
@@ -19,7 +19,7 @@ from medvit.preprocess.resize import resize, resize_volume
 from medvit.series.policy import SeriesPolicy
 from medvit.types import Volume
 
-Series = Source | Volume | Sequence[Source]
+Series = Source | Volume | Sequence[Source] | VolumeFiles
 _Z_RANGE = (-3.0, 5.0)  # z-scores kept; display value 0 and 1
 _FEW = 0.05  # share of the bright voxels that may be cropped away without a word
 
@@ -88,24 +88,17 @@ class VolumePreprocess(Definition):
         """[C *S] of one image: a slice in mode "slices", else the volume."""
         return (1, *self.size[1:]) if self.mode == "slices" else (1, *self.size)
 
-    def read(self, sources: Source | Sequence[Source], volume_key: str = "") -> Volume:
-        """Decode the files of one series and return the volume named `volume_key`; raises DicomRefusal E-KEY."""
+    def read(self, sources: Source | Sequence[Source] | VolumeFiles, volume_key: str = "") -> Volume:
+        """Decode the files of one series and return the volume named `volume_key`; raises DicomRefusal E-KEY, E-4D."""
+        if isinstance(sources, VolumeFiles):
+            sources, volume_key = sources
+        from medvit.series.read import one_volume, read_volume
+
         many = [sources] if isinstance(sources, Source) else list(sources)
         data = [as_bytes(source) for source in many]
         if len(data) == 1 and is_nifti(data[0]):
-            volumes = read_nifti(data[0])
-        else:
-            from medvit.series.read import read_series
-
-            volumes = read_series(data, SeriesPolicy(**self.series))
-        named = {volume.key: volume for volume in volumes}
-        if volume_key in named:
-            return named[volume_key]
-        if not volume_key and len(volumes) == 1:
-            return volumes[0]
-        raise DicomRefusal(
-            "E-KEY", f"volume {volume_key!r}", allowed=", ".join(sorted(named)), fix="name one volume of the series"
-        )
+            return one_volume(read_nifti(data[0]), volume_key)
+        return read_volume(data, volume_key, SeriesPolicy(**self.series))
 
     def prepare(self, source: Series, volume_key: str = "") -> Prepared:
         """Return the integers [1 1 D H W], or [I 1 H W] in mode "slices", with placement; raises DicomRefusal."""

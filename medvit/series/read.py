@@ -22,7 +22,7 @@ from medvit.series.plan import OpenedObjects, Plan, at_file, plan_volumes
 from medvit.series.policy import SeriesPolicy
 from medvit.types import Volume
 
-__all__ = ["Plan", "SeriesPolicy", "holds_slices", "plan_series", "read_series", "read_volume"]
+__all__ = ["Plan", "SeriesPolicy", "holds_slices", "one_volume", "plan_series", "read_series", "read_volume"]
 
 _DEFAULT = SeriesPolicy()
 _JUNK_NAMES = ("._", "thumbs.db", ".ds_store", "desktop.ini")
@@ -49,11 +49,15 @@ def read_volume(sources: Sequence[Source], key: str = "", policy: SeriesPolicy =
     apart and its key is empty: then it is taken. `E-4D` if the sources hold several volumes and `key` is empty, `E-KEY`
     if none of them is `key`.
     """
-    volumes = read_series(sources, policy)
+    return one_volume(read_series(sources, policy), key)
+
+
+def one_volume(volumes: Sequence[Volume], key: str = "") -> Volume:
+    """Return the volume named `key` of those of one series; `E-4D` and `E-KEY` as `read_volume` says."""
     keys = [volume.key for volume in volumes]
     if keys.count(key) == 1:
         return volumes[keys.index(key)]
-    if keys == [""]:
+    if keys == [""] or (len(keys) == 1 and not key):
         return volumes[0]
     names = ", ".join(name or "(plain)" for name in keys)
     if not key or key in keys:  # in keys: more than once, in several series

@@ -1,8 +1,8 @@
 """The model file that MLflow runs to load a registered model (models-from-code): a medvit bundle behind one column.
 
 MLflow copies this file into the model and executes it, so nothing is pickled. Input: a column `dicom` with the bytes of
-one DICOM file per row. A model of volumes puts the rows of one series together, each of which gets the answer on the
-series. Output: one row per file: `status` (OK, REJECTED or SKIPPED), `code`, `reason`, `draft`, then a probability
+one DICOM file per row. A model of volumes puts the rows of one volume together, each of which gets the answer on the
+volume. Output: one row per file: `status` (OK, REJECTED or SKIPPED), `code`, `reason`, `draft`, then a probability
 and a decision per finding (null where there is none). It needs no torch.
 """
 
@@ -16,8 +16,10 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from medvit.bundle import golden
-from medvit.bundle.runtime import Runtime
-from medvit.clinical.results import series_of
+from medvit.bundle.runtime import Runtime, Source
+from medvit.clinical.units import volumes_in
+from medvit.preprocess import VolumePreprocess
+from medvit.series.policy import SeriesPolicy
 
 
 class DicomModel(PythonModel):
@@ -32,12 +34,13 @@ class DicomModel(PythonModel):
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """Return one row per DICOM file of the column `dicom`."""
         files = [bytes(item) for item in model_input["dicom"]]
-        volumes = self.runtime.preprocess.kind == "volume"
-        groups = series_of(files) if volumes else [[place] for place in range(len(files))]
-        sources = [files[group[0]] if len(group) == 1 else [files[place] for place in group] for group in groups]
+        preprocess = self.runtime.preprocess
+        units: list[tuple[list[int], Source]] = [([place], file) for place, file in enumerate(files)]
+        if isinstance(preprocess, VolumePreprocess):
+            units = [*volumes_in(files, SeriesPolicy(**preprocess.series))]
         rows = {}
-        for group, result in zip(groups, self.runtime.predict(sources), strict=True):
-            rows.update(dict.fromkeys(group, result.row(self.runtime.names)))
+        for (places, _), result in zip(units, self.runtime.predict([source for _, source in units]), strict=True):
+            rows.update(dict.fromkeys(places, result.row(self.runtime.names)))
         return pd.DataFrame([rows[place] for place in range(len(files))])
 
 

@@ -27,12 +27,13 @@ def key(tmp_path_factory, monkeypatch) -> None:
 
 @pytest.fixture
 def folder(films, tmp_path) -> Path:
-    """Four good films, a text file, a cut-off film, and a CT."""
+    """Four good films, a text file by name, one by content alone, a cut-off film, and a CT."""
     place = tmp_path / "input"
     place.mkdir()
     for number, film in enumerate(films[:4]):
         shutil.copy(film, place / f"good{number}")
     (place / "note.txt").write_text("no image")
+    (place / "readme").write_text("no image")
     (place / "cut").write_bytes(films[0].read_bytes()[:-5000])
     other = pydicom.dcmread(films[1])
     other.Modality = "CT"
@@ -53,7 +54,8 @@ def test_good_films_are_predicted_and_bad_ones_listed_with_their_reason(bundle, 
     assert [of[f"good{n}"]["status"] for n in range(4)] == ["OK"] * 4
     assert 0 < float(of["good0"]["probability.opacity"]) < 1
     assert of["good0"]["decision.opacity"] in {"present", "absent"}
-    assert of["note.txt"]["code"] == "E-NOTDICOM"
+    assert "note.txt" not in of
+    assert (of["readme"]["status"], of["readme"]["code"]) == ("SKIPPED", "I-SKIP")
     assert of["cut"]["code"] == "E-TRUNC"
     assert of["modality"]["code"] == "E-ACCEPT"
     assert "CT" in of["modality"]["reason"]
@@ -125,7 +127,7 @@ def test_a_file_that_kills_its_decoder_is_rejected_alone_and_the_others_say_what
     bundle, folder, tmp_path, monkeypatch
 ) -> None:
     assert predict(bundle, folder, tmp_path / "plain", isolate=False) == 10
-    monkeypatch.setattr(runtime_module, "take", crash_on_the_second)
+    monkeypatch.setattr(runtime_module, "read_and_prepare", crash_on_the_second)
     assert predict(bundle, folder, tmp_path / "isolated") == 10
     plain, isolated = rows(tmp_path / "plain"), rows(tmp_path / "isolated")
     assert [row["code"] for row in isolated if row["code"] == "E-CRASH"] == ["E-CRASH"]
@@ -242,7 +244,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_runs_without_torch_monai_or_mlflow(bundle, folder, tmp_path) -> None:
     done = command(f"bundle={bundle}", f"input={folder}", f"out={tmp_path / 'out'}")
     assert done.returncode == 10, done.stderr
-    assert "4 predicted, 3 rejected" in done.stderr
+    assert "skipped: 1 not an image file" in done.stderr
+    assert "4 predicted, 2 rejected, 1 skipped" in done.stderr
     assert len(rows(tmp_path / "out")) == 7
 
 

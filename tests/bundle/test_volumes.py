@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
 from medvit.bundle import golden
 from medvit.bundle.runtime import Runtime
-from medvit.errors import BundleError
+from medvit.errors import BundleError, DicomRefusal
 from medvit.predict import predict
 from medvit.preprocess import VolumePreprocess
 
@@ -113,3 +114,71 @@ def test_the_model_in_mlflow_takes_the_files_of_a_series_as_rows(bundle, heads, 
     expected = [one, np.nan, *[other] * 24, *[one] * 23, np.nan]
     np.testing.assert_allclose(found["probability.opacity"].astype(float), expected, atol=1e-5)
     assert found["code"].iloc[-1] == "E-NOTDICOM"
+
+
+@pytest.fixture(scope="module")
+def several(series: list[list[bytes]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A series of two echoes, one of one, one with a broken file, and a NIfTI file of three time points."""
+    import io
+
+    import nibabel
+
+    root = tmp_path_factory.mktemp("several")
+    changes = [("two", 0, None), ("two", 0, 80.0), ("one", 1, None), ("torn", 1, None)]
+    for number, (name, which, echo) in enumerate(changes):
+        for slot, data in enumerate(series[which]):
+            dataset = pydicom.dcmread(io.BytesIO(data))
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number + 1}.{slot + 1}"
+            dataset.SeriesInstanceUID = f"1.3.{1 + ['two', 'one', 'torn'].index(name)}"
+            if echo:
+                dataset.EchoTime, dataset.PixelData = echo, (dataset.pixel_array // 2 + slot).astype("<u2").tobytes()
+            dataset.save_as(root / f"{name}_{number}_{slot:02d}")
+    broken = root / "torn_3_07"
+    broken.write_bytes(broken.read_bytes()[:300])
+    values = np.random.default_rng(0).random((16, 16, 8, 3)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1, 1, 3, 1])), root / "times.nii.gz")
+    return root
+
+
+def test_prediction_makes_the_volumes_that_the_index_makes_and_says_of_each_what_training_says(
+    heads, contents, several, tmp_path, monkeypatch
+) -> None:
+    """Two echoes in one series: `predict` rejected with E-KEY what the network was trained on, 48 of 48."""
+    import torch
+
+    from medvit.bundle.build import export
+    from medvit.index import index
+    from medvit.preprocess import VolumeFiles
+
+    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path / "key"))
+    known = index(several, tmp_path / "data", options={"patient_fallback": "file"}, on_bad="skip")
+    keys = known.table["volume_key"]
+    assert sorted(known.table["table.volume"]) == ["", "echo=1", "echo=2", "t=0", "t=1", "t=2"]
+    assert len(pd.read_csv(tmp_path / "data" / "exclusions.csv")) == 2
+    samples = [VolumeFiles(known.paths(row), keys[row]) for row in range(len(known.table))]
+    limits, plain = {"burned_in": ["no", "unknown"]}, {"opacity": {"slope": 1.0, "intercept": 0.0}}
+    its = replace(contents, preprocess=heads.preprocess.to_json(), acceptance=limits, calibration=plain)
+    parity = export(heads, its, samples, tmp_path / "bundle").parity
+    assert (parity.images, parity.rejected) == (6, 0)  # the time points were refused by both
+    assert predict(tmp_path / "bundle", several, tmp_path / "out", isolate=False) == 10
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype=str).set_index("uid")
+    assert table["status"].value_counts().to_dict() == {"OK": 6, "REJECTED": 2}
+    assert table.loc[table["file"] == "26+22", "code"].tolist() == ["E-GAP"]
+    with torch.no_grad():
+        logits = [float(heads.network(torch.from_numpy(heads.preprocess(sample))[None])) for sample in samples]
+    ours = table.loc[known.table["uid"], "probability.opacity"].astype(float)
+    np.testing.assert_allclose(ours, 1 / (1 + np.exp(-np.array(logits))), atol=1e-5)
+    assert len(set(ours.round(6))) == 6
+
+
+def test_rows_of_a_series_with_two_volumes_are_answered_by_volume(several) -> None:
+    from medvit.clinical.units import volumes_in
+    from medvit.series.policy import SeriesPolicy
+
+    files = [path.read_bytes() for path in sorted(several.iterdir(), reverse=True)]
+    found = volumes_in(files, SeriesPolicy())
+    sizes = sorted((len(places), unit.volume_key) for places, unit in found)
+    assert sizes == [(1, ""), (1, ""), (23, ""), (24, ""), (24, ""), (24, "")]  # times.nii.gz is refused whole: E-4D
+    assert sorted(place for places, _ in found for place in places) == list(range(len(files)))
+    with pytest.raises(DicomRefusal, match="E-4D 3 volumes: t=0, t=1, t=2"):
+        VolumePreprocess().read(next(unit for places, unit in found if unit.files[0][:2] == b"\x1f\x8b"))
