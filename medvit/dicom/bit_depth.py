@@ -17,10 +17,13 @@ Array = NDArray[Any]
 Ends = tuple[int, int]
 
 
-def checked_bits(dataset: pydicom.Dataset, values: Array, m: PixelDescription) -> tuple[Array, Ends | None]:
+def checked_bits(
+    dataset: pydicom.Dataset, values: Array, m: PixelDescription, beyond: float = 0.0
+) -> tuple[Array, Ends | None]:
     """Return the values of the `stored` bits up to `high`, sign-extended where signed; `E-BITS` if others are set.
 
-    Bits of overlay planes embedded in the pixels (60xx,0102) are masked with a note. Pixels equal to the padding value
+    Where at most the share `beyond` of the values has such bits, these are clipped with a note (`W-BITS`). Bits of
+    overlay planes embedded in the pixels (60xx,0102) are masked with a note. Pixels equal to the padding value
     may lie outside BitsStored; the padding step finds them. The second is the smallest and the largest of the values
     where the check has met both, so that nobody has to go over them again.
     """
@@ -37,7 +40,15 @@ def checked_bits(dataset: pydicom.Dataset, values: Array, m: PixelDescription) -
         if signed and top >> (m.stored - 1):
             return _extended(values, m.stored, bits), None
         return _as(values, signed), (low, top)
-    return _beyond(dataset, values, m, signed, shift, top), None
+    return _beyond(dataset, values, m, signed, shift, beyond), None
+
+
+def share_beyond(values: Array, stored: int) -> float:
+    """Return the share of decoded values that do not fit into `stored` bits."""
+    if stored >= values.dtype.itemsize * 8:
+        return 0.0
+    low = -(1 << (stored - 1)) if values.dtype.kind == "i" else 0
+    return float(np.count_nonzero((values < low) | (values > low + (1 << stored) - 1)) / values.size)
 
 
 def _ends(values: Array) -> Ends:
@@ -48,7 +59,9 @@ def _ends(values: Array) -> Ends:
     return int(low), int(high)
 
 
-def _beyond(dataset: pydicom.Dataset, values: Array, m: PixelDescription, signed: bool, shift: int, top: int) -> Array:
+def _beyond(
+    dataset: pydicom.Dataset, values: Array, m: PixelDescription, signed: bool, shift: int, beyond: float
+) -> Array:
     """Return values that have bits above BitsStored set, if these are overlays, copies of the sign, or padding."""
     bits = values.dtype.itemsize * 8
     overlay = _overlay_bits(dataset) >> shift
@@ -56,11 +69,7 @@ def _beyond(dataset: pydicom.Dataset, values: Array, m: PixelDescription, signed
         dataset.notes.append("W-OVERLAY overlay bits above BitsStored are masked")
         values = values & np.array((1 << m.stored) - 1, values.dtype)
         return _extended(values, m.stored, bits) if signed else values
-    if signed:
-        extended = _extended(values, m.stored, bits)
-        if np.array_equal(extended.view(values.dtype)[values >> m.stored != 0], values[values >> m.stored != 0]):
-            return extended
-    return _only_padding(dataset, values, m, signed, top)
+    return _clipped(dataset, values, m, signed, beyond)
 
 
 def _left_aligned(dataset: pydicom.Dataset, values: Array, m: PixelDescription, shift: int) -> Array:
@@ -92,13 +101,24 @@ def _overlay_bits(dataset: pydicom.Dataset) -> int:
     return mask
 
 
-def _only_padding(dataset: pydicom.Dataset, values: Array, m: PixelDescription, signed: bool, top: int) -> Array:
-    """Accept values above BitsStored when every one of them is the padding value, refuse the rest."""
-    padding = tags.padding_value(dataset, signed=False)
-    above = values >> m.stored != 0
-    if padding is not None and not signed and padding >> m.stored and bool(np.all(values[above] == padding)):
-        return values
-    limit = (1 << m.stored) - 1
-    found = f"max stored {top} > {limit} (BitsStored {m.stored})"
-    fix = "correct BitsStored, or declare the overlay in the high bits"
-    raise DicomRefusal("E-BITS", found, allowed=f"<= {limit}", tag="(0028,0101)", fix=fix)
+def _clipped(dataset: pydicom.Dataset, bare: Array, m: PixelDescription, signed: bool, beyond: float) -> Array:
+    """Clip the few values above BitsStored, but those of padding (the padding step finds them); refuse more of them."""
+    values = _as(bare, signed)
+    kept = _extended(bare, m.stored, bare.dtype.itemsize * 8) if signed else values
+    outside = (bare >> m.stored != 0) & (kept != values) if signed else bare >> m.stored != 0
+    padding = tags.padding_value(dataset, signed=signed)
+    if padding is not None:
+        kept = np.where(values == padding, values, kept)
+        outside &= values != padding
+    count = int(np.count_nonzero(outside))
+    if not count:
+        return kept
+    low = -(1 << (m.stored - 1)) if signed else 0
+    high = low + (1 << m.stored) - 1
+    share = f"{count} of {values.size} pixels above BitsStored {m.stored}"
+    if count > beyond * values.size:
+        found = f"max stored {int(bare[outside].max())} > {high} (BitsStored {m.stored}), {share}"
+        fix = "correct BitsStored, declare the overlay in the high bits, or raise accept.limits.beyond_bits"
+        raise DicomRefusal("E-BITS", found, allowed=f"<= {high}", tag="(0028,0101)", fix=fix)
+    dataset.notes.append(f"W-BITS {share} are clipped to it")
+    return np.where(outside, np.clip(values, low, high), kept)

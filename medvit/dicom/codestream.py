@@ -66,6 +66,43 @@ def jpeg2000_shape(data: memoryview) -> CodestreamShape:
     return CodestreamShape(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
 
 
+def jpegxl_shape(data: memoryview) -> CodestreamShape:
+    """Return size and precision from a JPEG XL header, bare or in a box (ISO 18181-1 D.2, D.3); samples are 0: unread.
+
+    Precision is 0 where an intrinsic size, a preview or an animation stands before it, or the samples are floats.
+    """
+    head = bytes(data[:4096])
+    start = 0
+    if head[:4] == b"\0\0\0\x0c":
+        start = head.find(b"jxlc") + 4 if b"jxlc" in head else head.find(b"jxlp") + 8
+    if head[start : start + 2] != b"\xff\x0a":
+        raise DicomRefusal("E-CODEC", "a compressed frame has no JPEG XL header", fix="export the object again")
+    bits, at = int.from_bytes(head[start + 2 : start + 34], "little"), 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        at += count
+        return bits >> (at - count) & ((1 << count) - 1)
+
+    eighths = take(1)
+
+    def side() -> int:
+        return (1 + take(5)) * 8 if eighths else 1 + take((9, 13, 18, 30)[take(2)])
+
+    rows, ratio = side(), take(3)
+    over, under = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio]
+    columns = rows * over // under if ratio else side()
+    precision = 8
+    if not take(1):  # not all of the metadata is the default
+        if take(1):  # extra fields
+            take(3)
+            if take(1) or take(1) or take(1):
+                return CodestreamShape(rows, columns, 0, 0, signed=False)
+        precision = 0 if take(1) else (8, 10, 12, -1)[take(2)]
+        precision = 1 + take(6) if precision < 0 else precision
+    return CodestreamShape(rows, columns, 0, precision, signed=False)
+
+
 def jpeg2000_levels(data: memoryview) -> int:
     """Return the number of decomposition levels from the COD marker (ISO 15444-1 A.6.1)."""
     head = bytes(data[: 1 << 16])

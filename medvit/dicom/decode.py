@@ -9,7 +9,7 @@ overshoots white to black, so OpenJPEG reads those too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, cast
 
 import cv2
@@ -19,7 +19,7 @@ import pydicom
 from numpy.typing import NDArray
 
 from medvit.dicom import codestream, tags
-from medvit.dicom.bit_depth import Ends, checked_bits
+from medvit.dicom.bit_depth import Ends, checked_bits, share_beyond
 from medvit.dicom.elements import UNDEFINED
 from medvit.dicom.limits import LIMITS, Limits, check_decoded, check_matrix, within_seconds
 from medvit.dicom.pixel_description import PixelDescription, pixel_description
@@ -86,7 +86,7 @@ def _rle(data: Any, m: PixelDescription, _reduce: int) -> Array:
 _JPEG = Codec("imagecodecs.jpeg8", "JPEG8", _jpeg, codestream.jpeg_shape)
 _JPEGLS = Codec("imagecodecs.jpegls", "JPEGLS", _jpegls, codestream.jpeg_shape)
 _JPEG2K = Codec("imagecodecs.jpeg2k", "JPEG2K", _jpeg2k, codestream.jpeg2000_shape, wavelet=True, working_bytes=4)
-_JPEGXL = Codec("imagecodecs.jpegxl", "JPEGXL", _jpegxl, None, working_bytes=16)
+_JPEGXL = Codec("imagecodecs.jpegxl", "JPEGXL", _jpegxl, codestream.jpegxl_shape, working_bytes=16)
 _PREFIX = "1.2.840.10008.1.2."
 CODECS: Final[dict[str, Codec]] = {
     _PREFIX + "5": Codec("imagecodecs.packbits", "PACKBITS", _rle, None),
@@ -103,11 +103,17 @@ def available(codec: Codec) -> bool:
 
 
 class Stored(NamedTuple):
-    """Stored values [F R C] or [F R C 3], their decoder's name, and the smallest and largest where these are known."""
+    """Stored values [F R C] or [F R C 3], their decoder's name, and the smallest and largest where these are known.
+
+    `precision` is what the codestream says of its bits (0: nothing), `bits` how many the values have: BitsStored, or
+    fewer where the codestream has fewer, or more where it has more and the values need them.
+    """
 
     values: Array
     decoder: str
     ends: Ends | None
+    precision: int
+    bits: int
 
 
 def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: int = 0) -> Stored:
@@ -127,14 +133,19 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
         raise DicomRefusal("E-NOPIXELS", "PixelData is empty", tag="(7FE0,0010)", fix="export the object again")
     syntax = tags.text_value(dataset.file_meta, "TransferSyntaxUID")
     encapsulated = dataset.get_item(m.pixel_tag).length == UNDEFINED
+    precision, name = 0, "numpy"
     if syntax in _NATIVE and not encapsulated:
-        values, name = _native(dataset, view, m), "numpy"
+        values = _native(dataset, view, m)
     elif not encapsulated:
-        values, name = _mislabelled(dataset, view, m, syntax), "numpy"
+        values = _mislabelled(dataset, view, m, syntax)
     else:
-        values, name = _compressed(dataset, view, m, syntax, reduce, limits)
-    values, ends = (values, None) if m.is_float else checked_bits(dataset, values, m)
-    return Stored(values, name, ends)
+        values, name, precision = _compressed(dataset, view, m, syntax, reduce, limits)
+    if m.is_float:
+        return Stored(values, name, None, precision, m.stored)
+    if precision > m.stored and share_beyond(values, m.stored) > limits.beyond_bits:
+        m = replace(m, stored=precision, high=precision - 1)
+    values, ends = checked_bits(dataset, values, m, limits.beyond_bits)
+    return Stored(values, name, ends, precision, min(m.stored, precision or m.stored))
 
 
 def stored_colour(dataset: pydicom.Dataset, m: PixelDescription) -> str:
@@ -221,8 +232,8 @@ def _undecodable(syntax: str, codec: Codec | None) -> DicomRefusal:
 
 def _compressed(
     dataset: pydicom.Dataset, view: memoryview, m: PixelDescription, syntax: str, reduce: int, limits: Limits
-) -> tuple[Array, str]:
-    """Decode every frame with the codec of the syntax, after all of them have been checked."""
+) -> tuple[Array, str, int]:
+    """Decode every frame with the codec of the syntax, after all are checked; return the codestreams' precision too."""
     codec = CODECS.get(syntax)
     if codec is None or not available(codec):
         raise _undecodable(syntax, codec)
@@ -230,16 +241,17 @@ def _compressed(
     check_decoded(m.count // m.frames * codec.working_bytes, limits)
     pieces = codestream.frames(dataset, view, m.frames)
     reduce = min(reduce, *map(codestream.jpeg2000_levels, pieces)) if reduce and codec.wavelet else 0
-    signs = {_announced(codec, piece, m) for piece in pieces}
+    announced = [_announced(codec, piece, m) for piece in pieces]
+    precision = max(shape.precision for shape in announced)
     values = _decoded(codec, pieces[0], m, reduce)[None]
     if m.frames > 1:
         values = _filled(values[0], (_decoded(codec, piece, m, reduce) for piece in pieces[1:]), m.frames)
-    if signs == {not m.signed} and m.samples == 1 and codec.wavelet:
+    if {shape.signed for shape in announced} == {not m.signed} and m.samples == 1 and codec.wavelet:
         dataset.notes.append("W-SIGN the codestream's sign differs from PixelRepresentation")
     if not reduce:
-        return values, codec.name
+        return values, codec.name, precision
     low = -(1 << (m.stored - 1)) if values.dtype.kind == "i" else 0  # the low-pass overshoots at edges
-    return np.clip(values, low, low + (1 << m.stored) - 1), f"pillow.jpeg2k reduced by {1 << reduce}"
+    return np.clip(values, low, low + (1 << m.stored) - 1), f"pillow.jpeg2k reduced by {1 << reduce}", precision
 
 
 def _filled(first: Array, others: Iterable[Array], count: int) -> Array:
@@ -253,20 +265,21 @@ def _filled(first: Array, others: Iterable[Array], count: int) -> Array:
     return values
 
 
-def _announced(codec: Codec, piece: memoryview, m: PixelDescription) -> bool:
-    """Compare what the codestream announces with the header, before its decoder allocates; return its sign."""
+def _announced(codec: Codec, piece: memoryview, m: PixelDescription) -> codestream.CodestreamShape:
+    """Return what the codestream announces, compared with the header before its decoder allocates."""
     if codec.shape is None:
-        return m.signed
+        return codestream.CodestreamShape(m.rows, m.columns, m.samples, 0, m.signed)
     shape = codec.shape(piece)
-    codestream.require_end(piece)
-    if (shape.rows, shape.columns, shape.samples) != (m.rows, m.columns, m.samples):
-        found = f"the codestream holds {shape.rows}x{shape.columns}x{shape.samples} pixels"
+    if codec is not _JPEGXL:
+        codestream.require_end(piece)
+    if (shape.rows, shape.columns, shape.samples or m.samples) != (m.rows, m.columns, m.samples):
+        found = f"the codestream holds {shape.rows}x{shape.columns}x{shape.samples or m.samples} pixels"
         raise DicomRefusal("E-SIZE", found, allowed=f"{m.rows}x{m.columns}x{m.samples}", tag="(0028,0010)")
     if shape.precision > m.allocated:
         raise DicomRefusal(
             "E-BITS", f"{shape.precision}-bit codestream", allowed=f"<= BitsAllocated {m.allocated}", tag="(0028,0100)"
         )
-    return shape.signed
+    return shape
 
 
 def _decoded(codec: Codec, piece: memoryview, m: PixelDescription, reduce: int) -> Array:

@@ -18,8 +18,10 @@ _CHUNK = 1 << 20
 class Limits:
     """Caps for one object: pixels (of all frames and samples), frames, bytes of pixels, nesting, file size, time.
 
-    `max_bytes` holds for what a decoder gives and needs, so that a small file stays below 1 GiB in all; `inflate_*` for
-    the deflated transfer syntax (reading takes three times the bytes); `header_seconds` for parsing the header.
+    `beyond_bits` is the share of pixels above BitsStored that are clipped with a warning (`W-BITS`: a lossy codec
+    overshoots, some scanners leave a few pixels of 65535); more are refused (`E-BITS`). `max_bytes` holds
+    for what a decoder gives and needs, so that a small file stays below 1 GiB in all; `inflate_*` for the deflated
+    transfer syntax (reading takes three times the bytes); `header_seconds` for parsing the header.
     """
 
     max_pixels: int = 1 << 28
@@ -30,6 +32,7 @@ class Limits:
     depth: int = 64
     file_bytes: int = 4 << 30
     header_seconds: float = 2.0
+    beyond_bits: float = 1e-3
 
 
 LIMITS = Limits()

@@ -58,12 +58,15 @@ def film_of(dataset: pydicom.Dataset, policy: FilmPolicy) -> Film:
             "E-FRAMES", f"{m.frames} frames, a film has 1", allowed="1", tag="(0028,0008)", fix="read as series"
         )
     check_accepted(facts, policy.accept)
-    stored, decoder, ends = stored_frames(dataset, limits=limits, reduce=_reduction(m, policy))
+    stored, decoder, ends, precision, bits = stored_frames(dataset, limits=limits, reduce=_reduction(m, policy))
     steps = [f"stored {m.rows}x{m.columns} bits={m.stored} signed={int(m.signed)} decoder={decoder}"]
-    first = stored[0]
-    grey, m = luminance(dataset, first, m, policy, steps)
+    first, declared = stored[0], m.stored
+    grey, m = luminance(dataset, first, replace(m, stored=bits), policy, steps)
     modality = modality_of(dataset, signed=grey.dtype.kind == "i")
     film = _displayed(dataset, grey, ends if grey is first else None, modality, m, policy, steps)
+    if precision and precision != declared and any("voi none" in step for step in steps):
+        found = f"the codestream has {precision} bits, BitsStored says {declared}"
+        dataset.notes.append(f"W-BITS {found}: the range is that of {bits}")
     samples = _oriented(dataset, film.samples, policy, steps)
     samples = _square(dataset, samples, facts, policy, steps)
     return replace(film, samples=samples, facts=facts, steps=tuple(steps), warnings=_warnings(dataset, facts))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medvit.dicom import tags
 from medvit.dicom.decode import stored_frames
 from medvit.dicom.facts import read_facts
+from medvit.dicom.limits import LIMITS
 from medvit.dicom.read import modality_values
 from medvit.errors import DicomRefusal
 from medvit.series.plan import Plan
@@ -37,7 +38,7 @@ def fill(plan: Plan, datasets: dict[int, pydicom.Dataset], policy: SeriesPolicy)
     open_source, stored = -1, np.empty(0)
     for index, one in enumerate(plan.slices):
         if one.source != open_source:
-            stored, decoder = _decode(datasets, one)
+            stored, decoder = _decode(datasets, one, policy)
             open_source = one.source
             decoders[decoder] += 1
         top, left = one.corner
@@ -64,11 +65,11 @@ def fill(plan: Plan, datasets: dict[int, pydicom.Dataset], policy: SeriesPolicy)
     return Volume(values, affine, facts, plan.key, plan.files, tuple(steps), tuple(warnings))
 
 
-def _decode(datasets: dict[int, pydicom.Dataset], one: Slice) -> tuple[NDArray[Any], str]:
+def _decode(datasets: dict[int, pydicom.Dataset], one: Slice, policy: SeriesPolicy) -> tuple[NDArray[Any], str]:
     """Return the stored values [F R C] of a slice's object, through a modality LUT if there is one, in luminance."""
     dataset = datasets[one.source]
     try:
-        stored, decoder, _ = stored_frames(dataset)
+        stored, decoder = stored_frames(dataset, limits=replace(LIMITS, beyond_bits=policy.beyond_bits))[:2]
         if "ModalityLUTSequence" in dataset:
             stored = modality_values(dataset, stored)
     except DicomRefusal as refusal:

@@ -31,7 +31,8 @@ class SeriesPolicy:
     `mosaic`: Siemens mosaics are unpacked or refused (`E-MOSAIC`; those of other makers always are).
     `colour`: RGB is refused (`E-COLOUR`) or becomes luminance (ITU-R BT.601). `philips`: values as displayed
     (DV = slope x stored + intercept), or floating point (FP = DV / (slope x scale slope)) for quantitative work.
-    `max_voxels`: over all slices of the call (`E-SIZE`), checked before a volume is allocated.
+    `beyond_bits`: the share of an object's pixels above BitsStored that are clipped with a warning (`W-BITS`); more
+    are refused (`E-BITS`). `max_voxels`: over all slices of the call (`E-SIZE`), checked before a volume is allocated.
     """
 
     min_slices: int = 3
@@ -44,6 +45,7 @@ class SeriesPolicy:
     mosaic: str = "unpack"
     colour: str = "refuse"
     philips: str = "displayed"
+    beyond_bits: float = 1e-3
     max_voxels: int = 1 << 29
 
     def __post_init__(self) -> None:
