@@ -116,13 +116,7 @@ def passes(found: Mapping[str, float]) -> bool:
 
 def spearman(one: ArrayLike, other: ArrayLike) -> float:
     """Return the rank correlation of two vectors, ties ranked by their mean; 0 where one of them is constant."""
-    a, b = (_ranks(np.asarray(each, np.float64)) for each in (one, other))
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else 0.0
+    from scipy.stats import rankdata
 
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(count)
-    return np.asarray((ends - (count - 1) / 2)[place])
+    ranks = np.stack([rankdata(each) for each in (one, other)])
+    return float(np.corrcoef(ranks)[0, 1]) if np.ptp(ranks, axis=1).all() else 0.0

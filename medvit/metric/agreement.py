@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvit.errors import EvaluationError
-from medvit.metric.ranking import ratio
+from medvit.metric.ranking import ratio, weight_rows
 
 Array = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ def quadratic_kappa(one: ArrayLike, other: ArrayLike, grades: int, weight: Array
     both = np.r_[a, b]
     if bad := int(np.sum(~(np.isfinite(both) & (both >= 0) & (both < grades) & (both == np.floor(both))))):
         raise EvaluationError(f"{bad} of {both.size} grades are not whole numbers from 0 to {grades - 1}")
-    w = _rows(weight, a.size)
+    w = weight_rows(weight, a.size)
     cell = (a * grades + b).astype(np.intp)
     inside = np.zeros((a.size, grades * grades))
     inside[np.arange(a.size), cell] = 1.0
@@ -47,9 +47,5 @@ def mean_absolute_error(truth: ArrayLike, value: ArrayLike, weight: ArrayLike | 
         raise EvaluationError(f"values have shapes {a.shape} and {b.shape}; expected two vectors of one length")
     if bad := int(np.sum(~(np.isfinite(a) & np.isfinite(b)))):
         raise EvaluationError(f"{bad} of {a.size} pairs are NaN or infinite")
-    w = _rows(weight, a.size)
+    w = weight_rows(weight, a.size)
     return ratio(w @ np.abs(a - b), w.sum(axis=1))
-
-
-def _rows(weight: ArrayLike | None, size: int) -> Array:
-    return np.ones((1, size)) if weight is None else np.atleast_2d(np.asarray(weight, np.float64))

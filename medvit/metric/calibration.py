@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvit.errors import EvaluationError
-from medvit.metric.ranking import checked, ratio
+from medvit.metric.ranking import checked, ratio, weight_rows
 
 Array = NDArray[np.float64]
 Bins = Literal["width", "mass"]
@@ -113,7 +113,7 @@ def brier(target: ArrayLike, probability: ArrayLike, weight: ArrayLike | None = 
     prevalence q, so 1 is best and 0 is what always saying the prevalence gives.
     """
     y, p = checked(target, probability)
-    w = _rows(weight, y.size)
+    w = weight_rows(weight, y.size)
     total = w.sum(axis=1)
     score, share = ratio(w @ (y - p) ** 2, total), ratio(w @ y, total)
     return np.stack([score, 1.0 - ratio(score, share * (1.0 - share))], axis=1)
@@ -131,7 +131,7 @@ def ece(
         EvaluationError: a probability outside [0, 1], or what `checked` says.
     """
     y, p = checked(target, probability)
-    w = _rows(weight, y.size)
+    w = weight_rows(weight, y.size)
     inside = _membership(p, bins, kind)
     return ratio(np.abs((w * (y - p)) @ inside).sum(axis=1), w.sum(axis=1))
 
@@ -141,7 +141,7 @@ def reliability(
 ) -> tuple[Array, Array, Array]:
     """Return per draw and bin: mean probability, observed share and weight, each [D bins]; NaN in empty bins."""
     y, p = checked(target, probability)
-    w = _rows(weight, y.size)
+    w = weight_rows(weight, y.size)
     inside = _membership(p, bins, kind)
     mass = w @ inside
     return ratio((w * p) @ inside, mass), ratio((w * y) @ inside, mass), mass
@@ -168,7 +168,7 @@ def _regress(y: Array, x: Array, weight: ArrayLike | None, free: tuple[str, ...]
 
     What is not `free` stays at intercept 0 and slope 1. Draws that do not converge (separation) are NaN.
     """
-    w = _rows(weight, y.size)
+    w = weight_rows(weight, y.size)
     beta = np.tile([0.0, 0.0 if "slope" in free else 1.0], (w.shape[0], 1))
     if w.shape[0] > 1:  # draws lie near the whole sample: starting there halves the steps
         whole = _regress(y, x, None, free)[0]
@@ -200,7 +200,3 @@ def _newton(y: Array, x: Array, w: Array, beta: Array, free: tuple[str, ...]) ->
     size = aa * bb - ab * ab
     size = np.where(size > 1e-14 * aa * bb, size, 0.0)
     return np.stack([ratio(bb * first - ab * second, size), ratio(aa * second - ab * first, size)], axis=1)
-
-
-def _rows(weight: ArrayLike | None, size: int) -> Array:
-    return np.ones((1, size)) if weight is None else np.atleast_2d(np.asarray(weight, np.float64))

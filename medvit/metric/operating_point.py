@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medvit.errors import EvaluationError
 from medvit.metric.bootstrap import Draws, wilson
-from medvit.metric.ranking import Ranking, checked, ratio
+from medvit.metric.ranking import Ranking, checked, ratio, weight_rows
 
 Array = NDArray[np.float64]
 Rule = Literal["sensitivity", "specificity", "youden", "cost"]
@@ -121,10 +121,9 @@ def rates(target: ArrayLike, score: ArrayLike, threshold: float, weight: ArrayLi
 def confusion(target: ArrayLike, score: ArrayLike, threshold: float, weight: ArrayLike | None = None) -> Array:
     """Return true positives, false negatives, false positives and true negatives per draw [D 4]."""
     y, p = checked(target, score)
-    w = np.ones((1, y.size)) if weight is None else np.atleast_2d(np.asarray(weight, np.float64))
     called = p >= threshold
     cells = np.stack([(y == 1) & called, (y == 1) & ~called, (y == 0) & called, (y == 0) & ~called], axis=1)
-    result: Array = w @ cells.astype(np.float64)
+    result: Array = weight_rows(weight, y.size) @ cells.astype(np.float64)
     return result
 
 

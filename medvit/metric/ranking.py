@@ -51,7 +51,7 @@ class Ranking:
 
         `weight` is [n] or [D n], not negative; without it every image counts once (D = 1).
         """
-        w = np.ones((1, self.target.size)) if weight is None else np.atleast_2d(np.asarray(weight, np.float64))
+        w = weight_rows(weight, self.target.size)
         if self.target.size == 0:
             return np.zeros((w.shape[0], 0)), np.zeros((w.shape[0], 0))
         w = w[:, self.order]
@@ -74,6 +74,11 @@ class Ranking:
         # Without negatives the precision is 1 whatever the model does: not a measurement.
         defined = np.where(negative.sum(axis=1) > 0, positive.sum(axis=1), 0.0)
         return ratio((positive[:, ::-1] * precision).sum(axis=1), defined)
+
+
+def weight_rows(weight: ArrayLike | None, size: int) -> Array:
+    """Return weights as one row per draw [D n]; ones [1 n] without any."""
+    return np.ones((1, size)) if weight is None else np.atleast_2d(np.asarray(weight, np.float64))
 
 
 def ratio(above: Any, below: Any, empty: float = np.nan) -> Array:

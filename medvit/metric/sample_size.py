@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from statistics import NormalDist
 
 from medvit.errors import EvaluationError
@@ -36,12 +37,5 @@ def positives_needed(auroc: float, prevalence: float, half_width: float, level: 
         negatives = max(1, round(positives * (1.0 - prevalence) / prevalence))
         return z * auroc_error(auroc, positives, negatives) > half_width
 
-    low, high = 0, 1
-    while wide(high):
-        low, high = high, high * 2
-        if high > _MOST:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if wide(middle) else (low, middle)
-    return high
+    needed = 1 + bisect_left(range(1, _MOST + 1), True, key=lambda positives: not wide(positives))
+    return needed if needed <= _MOST else None

@@ -38,13 +38,8 @@ def group_gap(metric: str, values: Mapping[str, tuple[float, Array]], level: flo
     ordered = sorted(known, key=lambda name: (known[name][0], name))
     worst, best = ordered[0], ordered[-1]
     (low, low_draws), (high, high_draws) = known[worst], known[best]
-    gap = difference(high - low, high_draws - low_draws, level)
+    gap = interval(high - low, high_draws - low_draws, level=level)
     return Gap(metric, worst, best, interval(low, low_draws, level=level), gap)
-
-
-def difference(point: float, sample: Array, level: float = 0.95) -> Interval:
-    """Return the interval of a difference from its paired draws."""
-    return interval(point, sample, level=level)
 
 
 def group_auroc(target: ArrayLike, score: ArrayLike, draws: Draws, rows: Rows) -> tuple[float, Array]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from medvit.errors import EvaluationError
-from medvit.metric.bootstrap import p_value
+from medvit.metric.bootstrap import interval, p_value
 from medvit.metric.ranking import Ranking
-from medvit.metric.subgroup import difference
 from medvit.prediction.aggregate import APART
 from medvit.prediction.predictions import Sample, findings_of
 from medvit.prediction.thresholds import FrozenThresholds
@@ -132,7 +130,7 @@ def baselines(test: Sample, frozen: FrozenThresholds, given: Mapping[str, pd.Dat
 
 def gain_over(value: float, drawn: Array, level: float) -> Row:
     """Return what the model gains over a baseline (`gain`, `p`, `verdict`), from the value and its paired draws."""
-    gain = difference(value, drawn, level)
+    gain = interval(value, drawn, level=level)
     verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart"
     return {"gain": gain, "p": p_value(drawn), "verdict": verdict}
 
@@ -152,8 +150,3 @@ def baseline_scores(test: Sample, baseline: str, table: pd.DataFrame, name: str)
     pooled = aligned.groupby(test.unit.to_numpy()).agg(test.spec.aggregate.rule)
     values: Array = pooled.loc[test.table["uid"].astype(str)].to_numpy(np.float64)
     return values
-
-
-def cohort_counts(test: Sample) -> dict[str, Any]:
-    """Return the numbers a headline needs: images, units and patients of the test set."""
-    return {"images": test.images, "units": len(test.table), "patients": int(np.unique(test.patient.astype(str)).size)}

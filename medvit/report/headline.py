@@ -20,10 +20,11 @@ def headline(
 ) -> list[str]:
     """Return the sentences a reader must see first, each number with its interval; `labels` as in `class_name`."""
     called = {row["finding"]: class_name(row["finding"], labels or {}) for row in tables["findings"].rows}
-    counts, few = cohort.cohort_counts(test), len(test.spec.names) <= _FEW
+    few = len(test.spec.names) <= _FEW
+    patients = len(set(test.patient.astype(str)))
     begin = "Measured on the validation split itself, where thresholds and scaling were chosen: too good."
     lines = [begin] * (split == "val") + [
-        f"Tested on {counts['images']} images of {counts['patients']} patients ({counts['units']} units of analysis)."
+        f"Tested on {test.images} images of {patients} patients ({len(test.table)} units of analysis)."
     ]
     areas = [row for row in tables["findings"].rows if math.isfinite(row["auroc"].value)]
     if not few:

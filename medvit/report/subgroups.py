@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medvit.errors import EvaluationError
 from medvit.metric.bootstrap import interval
-from medvit.metric.subgroup import difference, group_auroc, group_gap, group_sensitivity
+from medvit.metric.subgroup import group_auroc, group_gap, group_sensitivity
 from medvit.prediction.predictions import Finding, Sample, findings_of, near
 from medvit.prediction.spec import DEFAULT_SUBGROUPS
 from medvit.prediction.thresholds import FrozenThresholds
@@ -112,7 +112,7 @@ def _group_row(sample: Sample, found: Finding, group: Group, cut: float) -> tupl
     values = {"auroc": group_auroc(found.target, found.margin, draws, here)}
     if fewest(sample, found, ~inside) >= floor:
         value, sampled = group_auroc(found.target, found.margin, draws, others)
-        row["difference"] = difference(values["auroc"][0] - value, values["auroc"][1] - sampled, level)
+        row["difference"] = interval(values["auroc"][0] - value, values["auroc"][1] - sampled, level=level)
     else:
         row["difference"] = missing("insufficient others")
     if np.isfinite(cut):

@@ -96,13 +96,6 @@ class Task(ABC):
             logger.info("%s, label %s: %s", split, name, line)
 
 
-def sigmoid(logits: NDArray[Any]) -> Array:
-    """Return 1 / (1 + exp(-x)) in fp64 without overflow."""
-    x = np.asarray(logits, np.float64)
-    e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, e) / (1.0 + e)
-
-
 def binary_scores(names: tuple[str, ...], p: NDArray[Any], truth: Array) -> dict[str, float]:
     """Return AUROC and AUPRC per column and their means over the columns that have both outcomes, with n.
 

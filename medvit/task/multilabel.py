@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvit.errors import ConfigError, DataError
-from medvit.task.base import Array, Task, binary_scores, sigmoid
+from medvit.metric.calibration import sigmoid
+from medvit.task.base import Array, Task, binary_scores
 from medvit.task.label import (
     GOLDEN,
     UNCERTAIN,

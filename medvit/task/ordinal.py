@@ -12,7 +12,8 @@ from torch import Tensor
 
 from medvit.config_words import nearest
 from medvit.errors import ConfigError, DataError
-from medvit.task.base import Array, Task, binary_scores, sigmoid
+from medvit.metric.calibration import sigmoid
+from medvit.task.base import Array, Task, binary_scores
 from medvit.task.label import one_of
 from medvit.task.loss import corn, cumulative
 

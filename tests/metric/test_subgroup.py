@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from medvit.metric.bootstrap import patient_draws
+from medvit.metric.bootstrap import interval, patient_draws
 from medvit.metric.ranking import auroc
-from medvit.metric.subgroup import difference, group_auroc, group_gap, group_sensitivity
+from medvit.metric.subgroup import group_auroc, group_gap, group_sensitivity
 
 
 def planted(n=600, seed=0):
@@ -30,7 +30,7 @@ def test_no_gap_is_planted_and_none_is_found():
     p, group = random.normal(size=1000) + y, random.integers(0, 2, 1000)
     draws = patient_draws(np.arange(1000), 800, 1)
     (a, da), (b, db) = (group_auroc(y, p, draws, np.flatnonzero(group == k)) for k in (0, 1))
-    found = difference(a - b, da - db)
+    found = interval(a - b, da - db)
     assert found.low < 0 < found.high
 
 
