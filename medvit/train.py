@@ -12,6 +12,7 @@ from medvit import generated
 from medvit.config import entry
 from medvit.config_check import out_of_range
 from medvit.config_known import flat
+from medvit.errors import ConfigError
 from medvit.renamed import with_present_targets
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ def check(settings: dict[str, Any]) -> list[str]:
     """Return numbers that make no sense and what is missing on the disk, before anything heavy is imported."""
     wrong = out_of_range("", settings, {"seed": (0, _ANY)})
     wrong += out_of_range("trainer.", settings["trainer"], _TRAINER)
-    plan = settings["optim"]["plan"]  # empty for optim=logistic
+    plan = settings["optim"]["plan"]
     wrong += out_of_range("optim.plan.", plan, _PLAN)
-    if plan and not wrong and plan["final_lr"] > plan["lr"]:
+    if not wrong and {"lr", "final_lr"} <= set(plan) and plan["final_lr"] > plan["lr"]:
         wrong.append(f"optim.plan.final_lr={plan['final_lr']:g}: expected at most optim.plan.lr={plan['lr']:g}")
     return wrong + _absent(settings["data"])
 
@@ -68,7 +69,7 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
     tracking, place = settings["tracking"], Path(settings["tracking"]["folder"])
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return _help(runs.get(os.environ.get(_HELPED, "(none)"), place), resumed=bool(settings["resume"]))
-    last = None
+    settings, last = _used(settings, given), None
     if settings["resume"]:
         run = runs.get(settings["resume"], place)
         settings, last = _as_it_was(run, settings, given), run.folder / "checkpoints" / "last.ckpt"
@@ -102,6 +103,16 @@ def _help(run: Run, resumed: bool) -> str:
     return str(run.id)
 
 
+def _used(settings: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """Return the settings without what a recipe says of a training where the head is solved for; refuse it if given."""
+    if not settings["optim"]["strategy"]["_target_"].endswith(".LogisticProbe"):
+        return settings
+    unused = [word for word in given if word.lstrip("+").startswith(("optim.plan", "trainer.epochs"))]
+    if unused:
+        raise ConfigError(f"{', '.join(unused)} is not used by optim=logistic, which solves for the head: leave it out")
+    return {**settings, "optim": {**settings["optim"], "plan": {}}, "trainer": {**settings["trainer"], "epochs": 1}}
+
+
 def _as_it_was(run: Run, asked: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
     """Return the settings a stopped run was started with; refuse others that are given beside `resume`."""
     import json
@@ -132,7 +143,7 @@ def _tell_stopped(run: Run) -> None:
 def _tell(run: Run, fitted: Fitted, folder: str) -> None:
     from medvit.tracking import saved_view
 
-    scores = "".join(f"  {key:<22}{value:.4f}\n" for key, value in sorted(run.values.items()) if key.count("/") == 1)
+    scores = "".join(f"  {key:<22}{value:.4f}\n" for key, value in sorted(fitted.scores.items()) if key.count("/") == 1)
     sys.stdout.write(
         f"\nrun {run.id}, best epoch {fitted.best_epoch} by {fitted.task.monitor}\n{scores}"
         f"\n  the run:        {folder}/{run.id}\n  test it:        python -m medvit.evaluate run={run.id}\n"

@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 
 from medvit import generated
 from medvit.config import conf_dir
-from medvit.errors import DataError, RunError
-from medvit.train import _as_it_was, check
+from medvit.config_check import preflight
+from medvit.errors import ConfigError, DataError, RunError
+from medvit.train import _as_it_was, _used, check
 
 
 def settings(*words: str) -> Any:
@@ -69,6 +70,20 @@ def test_rates_that_make_no_course_are_told_before_training() -> None:
     (told,) = check(settings("optim.plan.lr=1.0e-7"))
     assert told == "optim.plan.final_lr=1e-06: expected at most optim.plan.lr=1e-07"
     assert check(settings("optim=logistic")) == []
+
+
+def test_a_recipe_with_a_training_plan_takes_the_head_that_is_solved_for(tmp_path: Path) -> None:
+    """`optim=logistic` with a recipe ended in a KeyError; the recipe's plan and epochs trained nothing."""
+    (tmp_path / "manifest.parquet").touch()
+    (tmp_path / "splits.parquet").touch()
+    words = ["experiment=cxr_from_scratch", "optim=logistic", f"data.folder={tmp_path}"]
+    assert preflight(conf_dir(), "train", words, check) == []
+    used = _used(settings(*words), words)
+    assert used["optim"]["plan"] == {}
+    assert used["trainer"]["epochs"] == 1
+    assert settings("experiment=cxr_from_scratch")["optim"]["plan"]["lr"] == 1e-3
+    with pytest.raises(ConfigError, match=r"optim\.plan\.lr=3 is not used by optim=logistic"):
+        _used(settings(*words), [*words, "optim.plan.lr=3"])
 
 
 def test_ctrl_c_while_lightning_trains_is_ctrl_c_and_another_exit_is_left_alone(capsys: Any) -> None:

@@ -24,6 +24,7 @@ class KeepBest(pl.Callback):
     def __init__(self, path: Path, without: str | None = None) -> None:
         self.path, self.without, self.epoch = path, without, -1
         self.best: float | None = None
+        self.scores: dict[str, float] = {}  # of the best epoch
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: FineTuner) -> None:  # type: ignore[override]
         """Compare this epoch with the best so far; raises RunError where the task's monitor has no value."""
@@ -37,16 +38,18 @@ class KeepBest(pl.Callback):
         sign = 1 if pl_module.task.mode == "max" else -1
         if self.best is None or sign * value > sign * self.best:
             self.best, self.epoch = value, trainer.current_epoch
+            self.scores = {key: float(score) for key, score in trainer.callback_metrics.items() if key[:4] == "val/"}
             if trainer.is_global_zero:
                 save_weights(pl_module.network, self.path, self.without)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know."""
-        return {"best": self.best, "epoch": self.epoch}
+        return {"best": self.best, "epoch": self.epoch, "scores": self.scores}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what an earlier part of the run knew."""
         self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        self.scores = state_dict.get("scores", {})  # 0.1 kept none
 
 
 class AverageWeights(pl.Callback):

@@ -41,6 +41,7 @@ Report = Callable[[dict[str, float], int], None]
 class Fitted:
     """What a fit gives: the best network, its validation predictions, its scores and the data it saw.
 
+    `best_epoch` counts from 1 and `scores` are its own.
     `weights` says where the backbone's first weights came from and under which licence; empty from scratch.
     """
 
@@ -51,6 +52,7 @@ class Fitted:
     validation: pd.DataFrame
     best: float
     best_epoch: int
+    scores: dict[str, float]
     weights: dict[str, str]
 
 
@@ -110,7 +112,7 @@ def fit(
             report(scores, keep.epoch)
     trainer.strategy.barrier()
     best, validation = _predict_again(trainer, folder, module, data, memory)
-    return Fitted(best, data, task, preprocess, validation, keep.best, keep.epoch, weights)
+    return Fitted(best, data, task, preprocess, validation, keep.best, keep.epoch + 1, keep.scores, weights)
 
 
 def _ready(settings: dict[str, Any], data: DataModule, task: Any) -> None:

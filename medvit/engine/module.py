@@ -90,13 +90,24 @@ class FineTuner(pl.LightningModule):
         loss: Tensor = self.task.loss(logits, batch.target, batch.weight, epoch=self.current_epoch)
         self._losses.append(loss.detach())
         self._units.append(len(batch.uid))
+        if (share := self._share(batch_idx)) != 1:
+            loss = loss * share
         if batch_idx % _LOOK_AT_LOSS_EVERY == 0 and not torch.isfinite(torch.stack(self._losses)).all():
             raise RunError(
-                f"the loss is not finite in epoch {self.current_epoch}, at or shortly before batch {batch_idx}; "
+                f"the loss is not finite in epoch {self.current_epoch + 1}, at or shortly before batch {batch_idx}; "
                 f"this batch held uids {', '.join(u[:8] for u in batch.uid[:4])}...; the best checkpoint is kept. "
                 "Lower optim.plan.lr, or train with trainer.precision=32-true"
             )
         return loss
+
+    def _share(self, batch_idx: int) -> float:
+        """Return what makes the gradient of an epoch's last step the mean over the batches it holds.
+
+        Lightning divides every loss by `trainer.accumulate`, also in a last step of fewer batches.
+        """
+        full, batches = self.trainer.accumulate_grad_batches, int(self.trainer.num_training_batches)
+        held = batches % full
+        return full / held if held and batch_idx >= batches - held else 1.0
 
     def epoch_numbers(self) -> dict[str, float]:
         """Return the mean loss of all units of the epoch and the highest learning rate; begin to count anew."""
@@ -127,7 +138,7 @@ class FineTuner(pl.LightningModule):
         found = self.validation
         if not np.isfinite(found.logits).all():
             raise RunError(
-                f"validation outputs are not finite in epoch {self.current_epoch}; the best checkpoint is kept. "
+                f"validation outputs are not finite in epoch {self.current_epoch + 1}; the best checkpoint is kept. "
                 "Lower optim.plan.lr, or train with trainer.precision=32-true"
             )
         logits, target, weight = (torch.from_numpy(part) for part in (found.logits, found.target, found.weight))

@@ -7,6 +7,24 @@ from medvit.errors import RunError
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_the_scores_told_are_those_of_the_best_epoch_not_of_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr("medvit.engine.callbacks.save_weights", lambda *_: None)
+    module = SimpleNamespace(task=SimpleNamespace(monitor="val/auroc", mode="max"), network=None)
+    keep = KeepBest(tmp_path / "best")
+    for epoch, (auroc, loss) in enumerate([(0.7, 0.6), (0.9, 0.5), (0.8, 0.4)]):
+        found = {"val/auroc": auroc, "val/loss": loss, "train/lr": 1.0}
+        keep.on_validation_end(
+            SimpleNamespace(
+                sanity_checking=False, callback_metrics=found, current_epoch=epoch, is_global_zero=True
+            ), module,
+        )  # fmt: skip
+    assert (keep.epoch, keep.scores) == (1, {"val/auroc": 0.9, "val/loss": 0.5})
+    resumed = KeepBest(tmp_path / "best")
+    resumed.load_state_dict(keep.state_dict())
+    assert resumed.scores == keep.scores
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_a_validation_side_that_cannot_be_scored_stops_the_first_epoch(tmp_path):
     module = SimpleNamespace(task=SimpleNamespace(monitor="val/auroc", mode="max"))
     trainer = SimpleNamespace(sanity_checking=True, callback_metrics={"val/loss": 0.7}, current_epoch=0)

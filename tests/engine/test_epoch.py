@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -49,13 +51,37 @@ def test_the_average_moves_once_per_step_of_the_optimiser_however_many_batches_o
     assert run.global_step == average.ema.updates == steps
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_last_step_of_an_epoch_moves_by_the_mean_gradient_of_the_batches_it_holds(tmp_path, accumulate):
+    """With 5 batches and `trainer.accumulate=4` the last step held one and used a quarter of its gradient."""
+    steps, run = [], trainer(tmp_path, accumulate_grad_batches=accumulate)
+    tuned, batches = module(Binary("finding")), list(loader(5))
+
+    def looked_at(epoch, index, optimizer, closure):
+        before = copy.deepcopy(tuned.network)
+        optimizer.step(closure)
+        steps.append((before, [p.grad.clone() for p in tuned.network.parameters() if p.requires_grad]))
+
+    tuned.optimizer_step = looked_at
+    run.fit(tuned, torch.utils.data.DataLoader(batches, batch_size=None))
+    held = [batches[start : start + accumulate] for start in range(0, 5, accumulate)]
+    assert len(steps) == len(held)
+    for (network, found), some in zip(steps, held, strict=True):
+        network.zero_grad()
+        for batch in some:
+            logits = network(batch.image * tuned.scale + tuned.shift, None, None)
+            (tuned.task.loss(logits, batch.target, batch.weight, epoch=0) / len(some)).backward()
+        for grad, parameter in zip(found, (p for p in network.parameters() if p.requires_grad), strict=True):
+            torch.testing.assert_close(grad, parameter.grad, rtol=1e-5, atol=1e-7)
+
+
 def test_outputs_that_are_not_finite_stop_the_run_also_where_the_scores_would_only_be_left_out(tmp_path):
     task = Regression("age")
     task.fitted = {"mean": 50.0, "std": 20.0}
     broken = module(task)
     with torch.no_grad():
         broken.network.head.bias.fill_(float("nan"))
-    with pytest.raises(RunError, match="not finite in epoch 0"):
+    with pytest.raises(RunError, match="not finite in epoch 1"):
         trainer(tmp_path).validate(broken, loader(1), verbose=False)
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from medvit.errors import WeightsError
 from medvit.model.backbone import vit
 from medvit.model.design import TrainingOptions
-from medvit.model.pretrained import adapt, convert, families, store
+from medvit.model.pretrained import adapt, canonical, convert, families, store
 from medvit.model.pretrained.load import load
 from medvit.weights import main
 
@@ -48,6 +48,41 @@ def checkpoint(tmp_path: Path) -> Path:
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDVIT_WEIGHTS", str(tmp_path / "store"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if name != "versions"])
+def test_a_file_without_config_json_is_of_its_own_family_or_refused_or_says_what_is_assumed(name: str) -> None:
+    """A Hugging Face DINOv2 file alone was taken for a ViT: mean 0.5 and epsilon 1e-12, not ImageNet's and 1e-6."""
+    row = CHECKPOINTS[name]
+    right = families.detect(row["shapes"], canonical._flatten(row["config"]))
+    try:
+        found = families.detect(row["shapes"], {})
+    except WeightsError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert "medvit_family in config.json" in refusal
+        return
+    told = {field: getattr(found, field) for field in ("act", "eps", "rope", "theta", "offset", "reference")}
+    assert told == {field: getattr(right, field) for field in told}
+    assert found.assumed or (found.mean, found.std, found.pool) == (right.mean, right.std, right.pool)
+
+
+def test_a_dinov2_file_alone_gives_the_tokens_it_gives_beside_its_config(tmp_path: Path) -> None:
+    beside, alone = write(tmp_path / "beside", "hf dinov2"), write(tmp_path / "alone", "hf dinov2")
+    (alone / "config.json").unlink()
+    one, other = (load(str(folder), wanted={"heads": 3}).backbone.eval() for folder in (beside, alone))
+    assert (other.mean, other.std, other.design.eps) == (one.mean, one.std, 1e-6)
+    assert other.mean == (0.485, 0.456, 0.406)
+    image = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(other(image).prefix, one(image).prefix, rtol=0, atol=0)
+
+
+def test_names_that_say_nothing_of_the_normalisation_are_loaded_with_a_word(tmp_path: Path) -> None:
+    folder = write(tmp_path / "vit", "hf vit")
+    (folder / "config.json").unlink()
+    assert "mean 0.5, std 0.5 and epsilon 1e-12 assumed" in load(str(folder)).report
 
 
 @pytest.mark.parametrize("name", ["hf vit", "hf dinov2", "hf clip", "timm clip", "hf siglip"])

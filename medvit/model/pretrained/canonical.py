@@ -78,7 +78,14 @@ def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | 
     mean, std = (tuple(float(v) for v in config.get(key, statistics[key])) for key in ("mean", "std"))
     names = config.get("id2label") or {}
     found = _heads(config, width, heads)
-    told = heads is not None or "num_attention_heads" in config
+    assumed = []
+    if heads is None and "num_attention_heads" not in config:
+        assumed.append(f"{found} heads assumed by the width (model.heads=... says otherwise)")
+    if family.assumed and "mean" not in config:
+        assumed.append(
+            f"mean {mean[0]:g}, std {std[0]:g} and epsilon {family.eps:g} assumed, as most with such names have "
+            "(preprocess.mean, preprocess.std, layer_norm_eps in config.json say otherwise)"
+        )
     return Checkpoint(
         family=family,
         state=state,
@@ -96,7 +103,7 @@ def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | 
         dropped=tuple(dropped),
         labels=tuple(str(names[key]) for key in sorted(names, key=int)),
         multilabel=config.get("problem_type") == "multi_label_classification",
-        assumed="" if told else f"{found} heads assumed by the width (model.heads=... says otherwise)",
+        assumed="; ".join(assumed),
     )
 
 

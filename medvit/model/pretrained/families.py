@@ -35,15 +35,26 @@ class Family:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     gated: bool = False
+    assumed: bool = False
 
     def fits(self, keys: Iterable[str], model_type: str, architecture: str) -> bool:
         """Return whether every condition of `detect` holds."""
         names = list(keys)
         rules = self.detect
+
+        def somewhere(pattern: str) -> bool:
+            return any(re.search(pattern, key) for key in names)
+
+        if "bare" in rules and not (model_type or architecture):
+            told = all(somewhere(pattern) for pattern in rules["bare"])
+        else:
+            told = ("model_type" not in rules or model_type in rules["model_type"]) and (
+                "architecture" not in rules or bool(re.search(rules["architecture"], architecture))
+            )
         return (
-            ("model_type" not in rules or model_type in rules["model_type"])
-            and ("architecture" not in rules or bool(re.search(rules["architecture"], architecture)))
-            and all(any(re.search(pattern, key) for key in names) for pattern in rules.get("keys", ()))
+            told
+            and all(somewhere(pattern) for pattern in rules.get("keys", ()))
+            and not any(somewhere(pattern) for pattern in rules.get("without", ()))
         )
 
 
