@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvit.command_line import command_line
 from medvit.config import entry
 from medvit.errors import RunError
 
@@ -45,9 +46,10 @@ def _side(folder: Path, name: str, split: str, subgroups: list[str] | None) -> S
     from medvit.report.comparison import Side
 
     if missing := [n for n in ("predictions.parquet", "thresholds.json", "report.json") if not (folder / n).is_file()]:
-        raise RunError(
-            f"{name} has no {', '.join(missing)}; evaluate the run first: python -m medvit.evaluate run=RUN_ID"
-        )
+        known = split in {"test", "val"} and folder.name == f"evaluation_{split}"
+        run, runs = (folder.parent.name, folder.parent.parent) if known else ("RUN_ID", Path("runs"))
+        line = command_line("evaluate", {"run": run, "split": split}, runs)
+        raise RunError(f"{name} has no {', '.join(missing)}; evaluate the run first: {line}")
     spec = from_json(json.loads((folder / "report.json").read_text("utf-8"))["spec"])
     spec = replace(spec, subgroups=None if subgroups is None else tuple(subgroups))
     return Side(*protocol.sample_of(folder, spec, split), name)

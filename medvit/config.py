@@ -133,8 +133,8 @@ def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[],
                 if {"--help", "-h"} & set(arguments):
                     sys.stdout.write(_usage(name))
                 _hydra_main(name, run, arguments)
-            except KeyboardInterrupt:
-                sys.stderr.write("\ninterrupted; the same command can be given again\n")
+            except KeyboardInterrupt as error:
+                sys.stderr.write(f"\n{str(error) or 'interrupted; the same command can be given again'}\n")
                 sys.exit(_INTERRUPTED)
 
         return command

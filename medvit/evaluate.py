@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvit.command_line import command_line
 from medvit.config import entry
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def problems(settings: dict[str, Any]) -> list[str]:
     )
     site, name = settings["data"]["folder"], settings["data"]["name"]
     if site and not (Path(site) / "manifest.parquet").is_file():
-        found.append("data.folder has no manifest.parquet; run `python -m medvit.index data.root=DIR data.folder=...`")
+        line = command_line("index", {"data.root": "DIR", "data.folder": site})
+        found.append(f"data.folder has no manifest.parquet; run `{line}`")
     if site and (not re.fullmatch("[a-z0-9_-]{1,40}", str(name)) or name in {"train", "val", "test"}):
         found.append(f"data.name={name}: expected a name of its own in a-z, 0-9, _ and -")
     if site and not settings["run"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvit.command_line import anywhere, command_line
 from medvit.config import entry
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ def main(settings: dict[str, Any]) -> None:
     from rich.console import Console
 
     done = export_by(settings)
-    parity = done.parity
+    parity, use = done.parity, command_line("predict", {"bundle": settings["out"], "input": "DIR", "out": "NEW_DIR"})
     Console().print(
         f"bundle {done.digest[:12]}{' (DRAFT)' if settings['draft'] else ''} written; training and bundle differ by at"
         f" most {parity.probability:.1e} in probability over {parity.images} images (allowed 1e-5).\n"
-        f"Use it: python -m medvit.predict bundle={settings['out']} input=DIR out=DIR",
+        f"Use it: {anywhere(use)}",
         highlight=False,
         soft_wrap=True,
     )

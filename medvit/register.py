@@ -32,11 +32,14 @@ def main(settings: dict[str, Any]) -> None:
     """Run the command of conf/register.yaml."""
     from rich.console import Console
 
+    from medvit.tracking.run import store_uri
+
     runs = Path(settings["tracking"]["folder"])
     version = register(settings["run"], settings["name"], settings["alias"], runs, settings)
     Console().print(
-        f"{settings['name']} version {version}, alias {settings['alias']}: "
-        f"mlflow.pyfunc.load_model('models:/{settings['name']}@{settings['alias']}')",
+        f"{settings['name']} version {version}, alias {settings['alias']}; in Python:\n"
+        f"import medvit, mlflow; mlflow.set_tracking_uri({store_uri(runs)!r}); "
+        f"model = mlflow.pyfunc.load_model('models:/{settings['name']}@{settings['alias']}')",
         highlight=False,
         soft_wrap=True,
     )

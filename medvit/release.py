@@ -178,7 +178,8 @@ def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     _publish_model(run, fitted, settings, {"run_id": run.id, "hashes": hashes, **environment})
     run.note(
         f"{title}: best {fitted.task.monitor} {fitted.best:.4f} on validation, epoch {fitted.best_epoch}. "
-        f"Not tested yet.\n\nTest it: `python -m medvit.evaluate run={run.id}`"
+        f"Not tested yet.\n\nTest it: `python -m medvit.evaluate run={run.id} tracking.folder=DIR` "
+        "(DIR: the folder of this mlflow.db)"
     )
     shown = ["data.name", "model.width", "model.depth", "optim.plan.lr", "trainer.epochs"]
     saved_view.save(run.client, run.experiment_id, ["test/auroc", fitted.task.monitor, "val/loss"], shown)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit import generated
+from medvit.command_line import anywhere, command_line
 from medvit.config import entry
 from medvit.config_check import out_of_range
 from medvit.config_known import flat
@@ -48,9 +49,10 @@ def _absent(data: dict[str, Any]) -> list[str]:
     folder = data["folder"]
     if generated.wanted(data):
         return []
-    for file, command in (("manifest.parquet", "index data.root=DIR"), ("splits.parquet", "split")):
+    for file, command, asked in (("manifest.parquet", "index", {"data.root": "DIR"}), ("splits.parquet", "split", {})):
         if not (Path(folder) / file).is_file():
-            return [f"data.folder={folder} has no {file}; run `python -m medvit.{command} data.folder={folder}`"]
+            line = command_line(command, {**asked, "data.folder": folder})
+            return [f"data.folder={folder} has no {file}; run `{line}`"]
     return []
 
 
@@ -83,8 +85,7 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
         try:
             fitted = fit(settings, run.folder, run.metrics, last, run.artifact)
         except KeyboardInterrupt:
-            _tell_stopped(run)
-            raise
+            raise KeyboardInterrupt(_stopped(run)) from None
         release.publish_fit(run, fitted, settings)
     _tell(run, fitted, tracking["folder"])
     return str(run.id)
@@ -134,20 +135,22 @@ def _as_it_was(run: Run, asked: dict[str, Any], given: Sequence[str]) -> dict[st
     return found
 
 
-def _tell_stopped(run: Run) -> None:
-    kept = (run.folder / "checkpoints" / "last.ckpt").is_file()
-    then = f"python -m medvit.train resume={run.id} goes on at its last finished epoch" if kept else "no epoch was done"
-    sys.stderr.write(f"\nrun {run.id} is stopped: {then}")
+def _stopped(run: Run) -> str:
+    if not (run.folder / "checkpoints" / "last.ckpt").is_file():
+        return f"run {run.id} is stopped before its first epoch was done; start a new one"
+    line = anywhere(command_line("train", {"resume": run.id}, run.folder.parent))
+    return f"run {run.id} is stopped; this goes on at its last finished epoch:\n{line}"
 
 
 def _tell(run: Run, fitted: Fitted, folder: str) -> None:
     from medvit.tracking import saved_view
 
+    test = anywhere(command_line("evaluate", {"run": run.id}, Path(folder)))
     scores = "".join(f"  {key:<22}{value:.4f}\n" for key, value in sorted(fitted.scores.items()) if key.count("/") == 1)
     sys.stdout.write(
         f"\nrun {run.id}, best epoch {fitted.best_epoch} by {fitted.task.monitor}\n{scores}"
-        f"\n  the run:        {folder}/{run.id}\n  test it:        python -m medvit.evaluate run={run.id}\n"
-        f"  look at it:     {saved_view.command(folder)}\n"
+        f"\n  the run:        {folder}/{run.id}\n  test it:        {test}\n"
+        f"  look at it:     {saved_view.command(str(Path(folder).resolve()))}\n"
         f"  then open:      {saved_view.link(run.experiment_id)}\n"
     )
 

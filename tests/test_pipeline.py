@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -36,22 +38,53 @@ def medvit(folder: Path, command: str, *settings: str, code: int = 0) -> subproc
     return done
 
 
+RUNS = "tracking.folder=my runs"
+
+
+def pasted(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a printed line in a new shell, which starts elsewhere and has no Python on its path."""
+    environment = {
+        **os.environ,
+        "PATH": "/usr/bin:/bin",
+        "MEDVIT_PSEUDO_KEY_FILE": str(folder / "keys" / "pseudonym.key"),
+    }
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(["bash", "-c", line], cwd="/", env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+    return done
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A small run in a runs folder whose name has a blank, and what its training printed."""
     folder = tmp_path_factory.mktemp("path")
-    medvit(folder, "train", *SMALL)
-    return folder
+    return folder, medvit(folder, "train", *SMALL, RUNS).stdout
+
+
+@pytest.fixture(scope="module")
+def trained(fitted: tuple[Path, str]) -> Path:
+    return fitted[0]
 
 
 @pytest.mark.slow
-def test_the_whole_path_runs_from_generated_dicom_to_predictions(trained: Path) -> None:
-    medvit(trained, "evaluate", "run=latest", "split=test", "bootstrap.draws=100")
-    medvit(trained, "register", "run=latest", "name=films", "alias=candidate")
+def test_the_whole_path_runs_from_generated_dicom_to_predictions_by_the_printed_lines(fitted: tuple[Path, str]) -> None:
+    trained, said_by_train = fitted
+    line = re.search(r"test it: +(.*)", said_by_train)
+    assert line
+    pasted(f"{line[1]} bootstrap.draws=100", trained)
+    look = re.search(r"look at it: +(.*)", said_by_train)
+    assert look
+    assert f"sqlite:///{trained / 'my runs' / 'mlflow.db'}" in shlex.split(look[1])
+    said_by_register = medvit(trained, "register", "run=latest", "name=films", "alias=candidate", RUNS).stdout
+    python = next(one for one in said_by_register.splitlines() if one.startswith("import medvit"))
+    pasted(f"{sys.executable} -c {shlex.quote(f'{python}; assert model.metadata.run_id')}", trained)
     any_age = "acceptance={age_years: null}"  # of 24 patients the youngest may be in the test split
-    medvit(trained, "export", "run=latest", "out=bundle", any_age)
-    medvit(trained, "predict", "bundle=bundle", "input=work/phantom_cxr/raw/dicom", "out=predictions")
+    said_by_export = medvit(trained, "export", "run=latest", "out=bundle", any_age, RUNS).stdout
+    line = re.search(r"Use it: (.*)", said_by_export)
+    assert line
+    pasted(line[1].replace("=DIR", "=work/phantom_cxr/raw/dicom").replace("NEW_DIR", "predictions"), trained)
     said = pd.read_csv(trained / "predictions" / "predictions.csv")
-    tested = pd.read_parquet(next(trained.glob("runs/*/evaluation_test/predictions.parquet")))
+    tested = pd.read_parquet(next(trained.glob("my runs/*/evaluation_test/predictions.parquet")))
     both = said.merge(tested, on="uid")
     assert len(both) == len(tested)
     assert (both["probability.finding"] - both["calibrated.finding"]).abs().max() < 1e-5
@@ -60,19 +93,21 @@ def test_the_whole_path_runs_from_generated_dicom_to_predictions(trained: Path) 
 
 @pytest.mark.slow
 def test_training_opens_no_test_film(trained: Path) -> None:
-    settings = json.loads(next(trained.glob("runs/*/config.json")).read_text(encoding="utf-8"))
+    settings = json.loads(next(trained.glob("my runs/*/config.json")).read_text(encoding="utf-8"))
     manifest = pd.read_parquet(trained / settings["data"]["folder"] / "manifest.parquet")
     splits = pd.read_parquet(trained / settings["data"]["folder"] / "splits.parquet")
     side = manifest["patient"].map(splits.set_index("patient")["split"])
-    validation = pd.read_parquet(next(trained.glob("runs/*/validation.parquet")))
+    validation = pd.read_parquet(next(trained.glob("my runs/*/validation.parquet")))
     assert set(validation["uid"]) == set(manifest.loc[side == "val", "uid"])
 
 
 @pytest.mark.slow
 def test_a_run_that_was_not_evaluated_is_neither_registered_nor_exported(tmp_path: Path) -> None:
-    medvit(tmp_path, "train", *SMALL, "trainer.epochs=1")
-    assert "Evaluate it first" in medvit(tmp_path, "register", "run=latest", "name=x", code=5).stderr
-    assert "Evaluate it first" in medvit(tmp_path, "export", "run=latest", "out=bundle", code=5).stderr
+    medvit(tmp_path, "train", *SMALL, "trainer.epochs=1", RUNS)
+    run = next(tmp_path.glob("my runs/*/config.json")).parent.name
+    first = f"Evaluate it first: python -m medvit.evaluate run={run} split=test 'tracking.folder=my runs'"
+    assert first in medvit(tmp_path, "register", "run=latest", "name=x", RUNS, code=5).stderr
+    assert first in medvit(tmp_path, "export", "run=latest", "out=bundle", RUNS, code=5).stderr
     assert not (tmp_path / "bundle").exists()
 
 

@@ -86,12 +86,12 @@ def test_a_recipe_with_a_training_plan_takes_the_head_that_is_solved_for(tmp_pat
         _used(settings(*words), [*words, "optim.plan.lr=3"])
 
 
-def test_ctrl_c_while_lightning_trains_is_ctrl_c_and_another_exit_is_left_alone(capsys: Any) -> None:
+def test_ctrl_c_while_lightning_trains_is_ctrl_c_and_another_exit_is_left_alone() -> None:
     import pytorch_lightning as pl
     from pytorch_lightning.demos.boring_classes import BoringModel
 
     from medvit.engine.fit import _stoppable
-    from medvit.train import _tell_stopped
+    from medvit.train import _stopped
 
     class Stop(pl.Callback):
         def on_train_batch_start(self, *_: Any) -> None:
@@ -112,12 +112,13 @@ def test_ctrl_c_while_lightning_trains_is_ctrl_c_and_another_exit_is_left_alone(
     with pytest.raises(SystemExit, match="7"), _stoppable():
         sys.exit(7)
     run: Any = SimpleNamespace(id="r1", folder=Path("nowhere"))
-    _tell_stopped(run)
-    assert "run r1 is stopped: no epoch was done" in capsys.readouterr().err
+    assert _stopped(run) == "run r1 is stopped before its first epoch was done; start a new one"
 
 
-def test_a_stopped_run_says_how_it_goes_on(tmp_path: Path, capsys: Any) -> None:
-    from medvit.train import _tell_stopped
+def test_a_stopped_run_says_how_it_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
+    from medvit.train import _stopped
 
-    _tell_stopped(stopped(tmp_path))
-    assert "python -m medvit.train resume=r1 goes on at its last finished epoch" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    told, line = _stopped(stopped(tmp_path / "my runs" / "r1")).split("\n")
+    assert told == "run r1 is stopped; this goes on at its last finished epoch:"
+    assert line == f"cd {tmp_path} && {sys.executable} -m medvit.train resume=r1 'tracking.folder=my runs'"

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from medvit.command_line import command_line
 from medvit.errors import RunError
 from medvit.tracking.provenance import file_sha256
 from medvit.tracking.run import Run
@@ -62,7 +63,7 @@ def check(run: Run, split: str = "test") -> dict[str, Any]:
     if missing:
         raise RunError(
             f"Run {run.id} has no evaluation on {split!r} ({', '.join(missing)} is missing). "
-            f"Evaluate it first: python -m medvit.evaluate run={run.id} split={split}"
+            f"Evaluate it first: {command_line('evaluate', {'run': run.id, 'split': split}, run.folder.parent)}"
         )
     with tempfile.TemporaryDirectory() as folder:
         seal, report = (run.fetch(name, Path(folder) / str(place)) for place, name in enumerate(wanted))

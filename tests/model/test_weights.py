@@ -288,7 +288,7 @@ def test_an_altered_checkpoint_no_longer_matches_its_checksums(checkpoint: Path)
     [
         ("microsoft/rad-dinno", "nearest: microsoft/rad-dino"),
         ("google/medsiglip-448", "It is gated: accept its terms"),
-        ("microsoft/rad-dino", r"fetch microsoft/rad-dino@<revision>"),
+        ("microsoft/rad-dino", r"fetch microsoft/rad-dino@REVISION"),
         ("./nowhere/at-all", "no file, directory or hub id"),
     ],
 )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -70,8 +71,8 @@ def locate(source: str) -> Path:
     hint = "" if row else f" It is no id medvit has a name for; {families.nearest(match['id'], known)}."
     raise WeightsError(
         f"weights: {match['id']} is not on this machine, and training never downloads.{gate}{hint} With a network: "
-        f"python -m medvit.weights fetch {match['id']}@<revision>; without: pack it elsewhere, then "
-        "python -m medvit.weights unpack <file>"
+        f"python -m medvit.weights fetch {match['id']}@REVISION; without: pack it elsewhere, then "
+        "python -m medvit.weights unpack FILE"
     )
 
 
@@ -127,7 +128,7 @@ def _files(path: Path) -> list[Path]:
     if path.suffix in PICKLES or start[:2] in {b"PK", b"\x80\x02"}:
         raise WeightsError(
             f"{path.name} is a pickle, which can run code when it is opened; convert it once: "
-            f"python -m medvit.weights convert {path.name} <directory>"
+            f"python -m medvit.weights convert {shlex.quote(path.name)} DIR"
         )
     return [path]
 
