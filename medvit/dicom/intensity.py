@@ -81,12 +81,27 @@ class Modality:
 
 @dataclass(frozen=True)
 class Voi:
-    """What maps modality values to display: a ramp from `low` (black) to `high` (white), or a `curve` to [0, 1]."""
+    """What maps modality values to display: a ramp from `low` (black) to `high` (white), or a `curve` to [0, 1].
+
+    A curve tells values apart between `inside`; a ramp does so between its ends.
+    """
 
     low: float
     high: float
     step: str
     curve: Callable[[Array], Array] | None = None
+    inside: tuple[float, float] | None = None
+
+    def share_beyond(
+        self, samples: Array, slope: float, intercept: float, span: tuple[float, float], keep: Array | None
+    ) -> float:
+        """Return the share of samples (`slope * sample + intercept`, within `span`) that it cannot tell apart."""
+        low, high = self.inside or (self.low, self.high)
+        if low <= span[0] and span[1] <= high:
+            return 0.0
+        first, last = sorted(((low - intercept) / slope, (high - intercept) / slope))
+        beyond = (samples < first) | (samples > last)
+        return float(np.mean(beyond if keep is None else beyond[keep]))
 
 
 def modality_of(dataset: pydicom.Dataset, *, signed: bool = False) -> Modality:
@@ -157,7 +172,8 @@ def voi_of(dataset: pydicom.Dataset, policy: FilmPolicy, span: tuple[float, floa
         table = lookup_table_of(tables[0], signed=span[0] < 0)
         top = float((1 << table.bits) - 1)
         step = f"voi lut 1 of {len(tables)} {table.step}"
-        return Voi(0.0, 1.0, step, lambda values: table(values) / top)
+        ends = (float(table.first), float(table.first + len(table.values) - 1))
+        return Voi(0.0, 1.0, step, lambda values: table(values) / top, ends)
     return whole
 
 
@@ -180,7 +196,8 @@ def _window(dataset: pydicom.Dataset, index: int, *, required: bool) -> Voi | No
     if function == "LINEAR_EXACT":
         return Voi(center - width / 2, center + width / 2, step)
     if function == "SIGMOID":
-        return Voi(0.0, 1.0, step, lambda y: 1.0 / (1.0 + np.exp(-4.0 * (y.astype(np.float64) - center) / width)))
+        ends = (center - 1.32 * width, center + 1.32 * width)  # where it gives 0.005 and 0.995
+        return Voi(0.0, 1.0, step, lambda y: 1.0 / (1.0 + np.exp(-4.0 * (y.astype(np.float64) - center) / width)), ends)
     raise tags.refuse("VOILUTFunction", "is not one of the standard's", allowed="LINEAR, LINEAR_EXACT, SIGMOID")
 
 

@@ -51,6 +51,8 @@ class FilmPolicy:
     refuse a file that has none; "percentile" stretches `percentiles` (percent) of the pixels; "none" takes the range.
     The range is the declared one (0 to 2^BitsStored-1 through the rescale); for signed or 32-bit values, whose
     declared range is mostly empty, the smallest whole number of bits that holds the modality values.
+    `blind_window`: where more than 95 % of the pixels lie beyond the window or VOI LUT, take the "range", or "keep" it,
+    or "refuse" the film (`E-WINDOW`); more than half are told (`W-WINDOW`).
     `reduce_to`: (rows, columns) that a JPEG 2000 or HTJ2K film may be decoded down to, at half, quarter, ...
     resolution; pixels then differ a little from a full decode, so it is off (None) by default. `FilmPreprocess` takes
     the words "size" and "double" too: its own size, or twice that.
@@ -60,6 +62,7 @@ class FilmPolicy:
 
     voi: str = "auto"
     window_index: int = 0
+    blind_window: str = "range"
     percentiles: tuple[float, float] = (0.5, 99.5)
     reduce_to: tuple[int, int] | None = None
     allow_rgb: str = "refuse"
@@ -69,6 +72,7 @@ class FilmPolicy:
 
     def __post_init__(self) -> None:
         _one_of("voi", self.voi, ("auto", "window", "lut", "percentile", "none"))
+        _one_of("blind_window", self.blind_window, ("range", "keep", "refuse"))
         _one_of("allow_rgb", self.allow_rgb, ("refuse", "luminance"))
         _one_of("orientation", self.orientation, ("flip", "refuse", "ignore"))
         low, high = self.percentiles

@@ -32,6 +32,7 @@ from medvit.types import Facts, Film
 Array = NDArray[Any]
 _FILM_MODALITIES = frozenset({"CR", "DX", "RG", "MG", "PX", "IO", "RF", "XA"})
 _NEGATIVE_SHARE = 1e-3
+_TELL_BEYOND, _SHOWS_NOTHING = 0.5, 0.95  # shares of pixels beyond a window
 
 
 def read_film(source: Source, policy: FilmPolicy | None = None) -> Film:
@@ -40,7 +41,7 @@ def read_film(source: Source, policy: FilmPolicy | None = None) -> Film:
     `source` is a path or the bytes of one object; memory that may be written to is worked in. `samples` [R C] are
     integers where the file has integers.
     Raises `DicomRefusal` with the codes of `header.read_dataset` and `decode.stored_frames`, and `E-FRAMES`,
-    `E-COLOUR`, `E-ACCEPT`, `E-SIZE`, `E-CONST`, `E-SIGN`, `E-LUT`, `E-ORIENT`, `E-TAG`, `Q-PHI`.
+    `E-COLOUR`, `E-ACCEPT`, `E-SIZE`, `E-CONST`, `E-SIGN`, `E-LUT`, `E-ORIENT`, `E-TAG`, `E-WINDOW`, `Q-PHI`.
     """
     policy = policy or FilmPolicy()
     dataset = read_dataset(source, pixels=True, force=policy.force, limits=policy.accept.limits)
@@ -98,9 +99,12 @@ def _displayed(
     ends = (low * slope + intercept, high * slope + intercept)
     span = (min(ends), max(ends))
     _check_sign(dataset, samples, keep, slope, intercept, span)
-    voi = voi_of(dataset, policy, span, _whole_range(modality, m, samples, span))
+    whole = _whole_range(modality, m, samples, span)
+    voi = voi_of(dataset, policy, span, whole)
     if policy.voi == "percentile":
         voi = _stretch(samples, keep, slope, intercept, policy)
+    elif voi is not whole:
+        voi = _not_blind(dataset, voi, whole, voi.share_beyond(samples, slope, intercept, span, keep), policy)
     steps.append(voi.step)
     if voi.curve is None and (span[1] <= voi.low or span[0] >= voi.high):
         raise DicomRefusal("E-CONST", f"{voi.step}: every pixel is beyond it", fix="voi: none, or another window_index")
@@ -182,6 +186,20 @@ def _whole_range(modality: Modality, m: PixelDescription, samples: Array, span: 
     bits = max(1, int(np.ceil(np.log2(max(-span[0], span[1] + 1) - 1e-6))))
     low, high = (0.0 if span[0] >= -0.5 else -float(1 << bits)), float((1 << bits) - 1)
     return Voi(low, high, f"voi none: {bits} bits hold the values, range {low:g}..{high:g}")
+
+
+def _not_blind(dataset: pydicom.Dataset, voi: Voi, whole: Voi, share: float, policy: FilmPolicy) -> Voi:
+    """Return the window or VOI LUT, or the whole range (by policy) where nearly all pixels lie beyond it."""
+    if share <= _TELL_BEYOND:
+        return voi
+    found = f"{100 * share:.1f} % of the pixels lie beyond {voi.step}"
+    if share <= _SHOWS_NOTHING or policy.blind_window == "keep":
+        dataset.notes.append(f"W-WINDOW {found}")
+        return voi
+    if policy.blind_window == "refuse":
+        raise DicomRefusal("E-WINDOW", found, allowed="<= 95 %", tag="(0028,1050)", fix="blind_window: range, or keep")
+    dataset.notes.append(f"W-WINDOW {found}: the whole range is taken")
+    return whole
 
 
 def _stretch(samples: Array, keep: Array | None, slope: float, intercept: float, policy: FilmPolicy) -> Voi:

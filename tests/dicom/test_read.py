@@ -57,7 +57,7 @@ def test_windows_follow_the_formulas_of_the_standard_after_the_rescale_and_befor
         "LINEAR_EXACT": np.clip((y - center) / width + 0.5, 0, 1),
         "SIGMOID": 1 / (1 + np.exp(np.clip(-4 * (y - center) / width, -700, 700))),
     }[function]
-    film = read_film(data)
+    film = read_film(data, FilmPolicy(blind_window="keep"))
     assert film.samples.dtype == np.uint16
     np.testing.assert_allclose(film.display(), 1 - truth if negative else truth, atol=5e-4)
 
@@ -271,9 +271,9 @@ def test_a_wrong_number_is_shown_without_letters_that_could_be_a_name() -> None:
     assert "1.5" in str(caught.value)
 
 
-def test_a_window_beyond_every_pixel_is_refused() -> None:
+def test_a_window_beyond_every_pixel_is_refused_where_the_policy_keeps_windows() -> None:
     with pytest.raises(DicomRefusal, match="E-CONST"):
-        read_film(kit.film(WindowCenter=-5000, WindowWidth=100))
+        read_film(kit.film(WindowCenter=-5000, WindowWidth=100), FilmPolicy(blind_window="keep"))
 
 
 def test_a_policy_is_plain_json_and_names_what_it_does_not_know() -> None:

@@ -82,6 +82,7 @@ CASES: tuple[Case, ...] = (
         "two windows, the second asked for",
         CONVERT,
         lambda: bent.window([1000, 2000], [500, 1001]),
+        code="W-WINDOW",
         truth=bent.windowed(2000, 1001),
         policy={"voi": "window", "window_index": 1},
     ),
