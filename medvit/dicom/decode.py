@@ -27,9 +27,7 @@ from medvit.dicom.reduced import decode_reduced
 from medvit.errors import DicomRefusal
 
 Array = NDArray[Any]
-_NATIVE: Final = frozenset(
-    {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", ""}
-)
+_NATIVE: Final = frozenset({"", *("1.2.840.10008.1.2" + end for end in ("", ".1", ".1.99", ".2"))})
 _RLE_SLACK: Final = 256  # bytes a plane may decode to beyond the matrix: encoders pad
 
 
@@ -59,7 +57,10 @@ def _jpegls(data: Any, m: PixelDescription, _reduce: int) -> Array:
 
 
 def _jpegxl(data: Any, m: PixelDescription, _reduce: int) -> Array:
-    """Decode into memory of the declared size: libjxl's wrapper refuses a codestream of another before it decodes."""
+    """Decode the JPEG it was made from, else into memory of the declared size: another is refused before it decodes."""
+    jpeg = codestream.rebuilt_jpeg(data)
+    if jpeg is not None:
+        return _jpeg(jpeg, m, 0)
     return imagecodecs.jpegxl_decode(data, out=np.empty(m.shape[1:], f"u{max(1, m.allocated // 8)}"))
 
 
@@ -150,10 +151,12 @@ def stored_frames(dataset: pydicom.Dataset, *, limits: Limits = LIMITS, reduce: 
 
 def stored_colour(dataset: pydicom.Dataset, m: PixelDescription) -> str:
     """Return the colour space of the stored values: the declared one, unless a JPEG says otherwise about itself."""
-    element = dataset.get_item(m.pixel_tag)
-    if m.samples != 3 or CODECS.get(tags.text_value(dataset.file_meta, "TransferSyntaxUID")) is not _JPEG:
+    codec = CODECS.get(tags.text_value(dataset.file_meta, "TransferSyntaxUID"))
+    if m.samples != 3 or codec not in (_JPEG, _JPEGXL):
         return m.photometric
-    said = codestream.jpeg_colour(codestream.frames(dataset, memoryview(element.value), m.frames)[0])
+    first = codestream.frames(dataset, memoryview(dataset.get_item(m.pixel_tag).value), m.frames)[0]
+    jpeg = first if codec is _JPEG else codestream.rebuilt_jpeg(first)
+    said = codestream.jpeg_colour(jpeg) if jpeg else ""
     if not said or (said == "RGB") == (m.photometric == "RGB"):
         return m.photometric
     dataset.notes.append(f"W-COLOUR the JPEG holds {said}, {m.photometric} is declared")
@@ -204,9 +207,8 @@ def _full_chroma(values: Array, m: PixelDescription) -> Array:
     """Repeat the chroma of YBR_FULL_422 (Y1 Y2 Cb Cr for two pixels, PS3.3 C.7.6.3.1.2)."""
     if m.columns % 2:
         found = f"{m.columns} columns in YBR_FULL_422"
-        raise DicomRefusal(
-            "E-COLOUR", found, allowed="an even number", tag="(0028,0011)", fix="export the object again"
-        )
+        fix = "export the object again"
+        raise DicomRefusal("E-COLOUR", found, allowed="an even number", tag="(0028,0011)", fix=fix)
     four = values.reshape(m.frames, m.rows, m.columns // 2, 4)
     full = np.empty((m.frames, m.rows, m.columns, 3), values.dtype)
     full[..., 0] = four[..., :2].reshape(m.frames, m.rows, m.columns)
@@ -276,9 +278,8 @@ def _announced(codec: Codec, piece: memoryview, m: PixelDescription) -> codestre
         found = f"the codestream holds {shape.rows}x{shape.columns}x{shape.samples or m.samples} pixels"
         raise DicomRefusal("E-SIZE", found, allowed=f"{m.rows}x{m.columns}x{m.samples}", tag="(0028,0010)")
     if shape.precision > m.allocated:
-        raise DicomRefusal(
-            "E-BITS", f"{shape.precision}-bit codestream", allowed=f"<= BitsAllocated {m.allocated}", tag="(0028,0100)"
-        )
+        found, allowed = f"{shape.precision}-bit codestream", f"<= BitsAllocated {m.allocated}"
+        raise DicomRefusal("E-BITS", found, allowed=allowed, tag="(0028,0100)")
     return shape
 
 
@@ -294,7 +295,6 @@ def _decoded(codec: Codec, piece: memoryview, m: PixelDescription, reduce: int) 
     side = (1 << reduce) - 1
     expected = ((m.rows + side) >> reduce, (m.columns + side) >> reduce) + ((3,) if m.samples == 3 else ())
     if values.shape != expected:
-        raise DicomRefusal(
-            "E-SIZE", f"a decoded frame of shape {values.shape}", allowed=str(expected), tag="(0028,0010)"
-        )
+        found = f"a decoded frame of shape {values.shape}"
+        raise DicomRefusal("E-SIZE", found, allowed=str(expected), tag="(0028,0010)")
     return np.asarray(values)
