@@ -110,7 +110,8 @@ def rebuilt_jpeg(data: memoryview) -> memoryview | None:
     libjxl's pixels differ from those of the JPEG's decoder by up to 2 levels (15 in colour): equal films would not be
     equal. Source: ISO 18181-2, box `jbrd`.
     """
-    return memoryview(imagecodecs.jpegxl_decode_jpeg(data)) if b"jbrd" in bytes(data) else None
+    whole = bytes(data)
+    return memoryview(imagecodecs.jpegxl_decode_jpeg(whole, numthreads=1)) if b"jbrd" in whole else None
 
 
 def jpeg2000_levels(data: memoryview) -> int:

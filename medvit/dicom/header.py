@@ -48,6 +48,8 @@ _POLYGLOTS = (
 _NO_IMAGE_MODALITIES = frozenset(
     {"SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTRECORD", "ECG", "EPS", "HD", "REG", "FID", "DOC", "AU", "PLAN"}
 )
+_STANDARD = "1.2.840.10008."
+_MAKERS = (("1.3.12.2.1107.", "Siemens"), ("1.3.46.670589.", "Philips"), ("1.2.840.113619.", "GE"))
 
 
 def read_dataset(
@@ -164,7 +166,7 @@ def _encoding(view: memoryview, start: int, syntax: str, notes: list[str]) -> En
 
 
 def _require_image(dataset: pydicom.Dataset, pixels: Element | None) -> None:
-    """Refuse what has no pixel data: `I-SKIP` if its class never has, else `E-NOPIXELS`."""
+    """Refuse what has no pixel data: `I-SKIP` if its class never has, or is a maker's own, else `E-NOPIXELS`."""
     described = any(keyword in dataset for keyword in ("Rows", "Columns", "BitsAllocated"))
     if described and pixels and pixels.stop > pixels.start:
         return
@@ -173,6 +175,9 @@ def _require_image(dataset: pydicom.Dataset, pixels: Element | None) -> None:
     name = uid.name if uid.name != uid else ""
     if modality in _NO_IMAGE_MODALITIES or (name and "Image" not in name):
         raise DicomRefusal("I-SKIP", f"SOP class {name or 'of modality ' + modality}, it holds no image")
+    if uid and not uid.startswith(_STANDARD) and not pixels:
+        maker = next((maker for root, maker in _MAKERS if uid.startswith(root)), "a maker")
+        raise DicomRefusal("I-SKIP", f"private SOP class of {maker}, it holds no image")
     found = "no PixelData"
     if pixels:
         found = "PixelData is empty" if described else "PixelData without Rows, Columns and BitsAllocated"
