@@ -16,7 +16,19 @@ import yaml
 from mkdocs.structure.files import File, Files
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-COMMANDS = ("index", "split", "train", "evaluate", "compare", "register", "export", "predict", "unpack", "base")
+COMMANDS = (
+    "doctor",
+    "index",
+    "split",
+    "train",
+    "evaluate",
+    "compare",
+    "register",
+    "export",
+    "predict",
+    "unpack",
+    "base",
+)
 GROUPS = ("preprocess", "augment", "model", "pool", "bag", "task", "optim", "trainer", "tracking")
 _OF_COMMANDS = {"labels": "index", "split": "split", "data": "index"}  # what presets of data/ set for those commands
 _UNSAID = ("defaults", "hydra")

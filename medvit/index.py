@@ -49,7 +49,9 @@ def index(
         problems.append(indexing.refusal_text(result.excluded))
     if problems:
         raise DataError("\n".join(problems))
-    hint = {"targets": list(spec.target) if spec else [], "key_id": found.mask.key_id}
+    hint: dict[str, Any] = {"targets": list(spec.target) if spec else [], "key_id": found.mask.key_id}
+    if bits := indexing.picture_range(result, root):
+        hint["picture_bits"] = bits
     made = manifest.write(indexing.columns(result.images), root, folder, hint)
     if report:
         from medvit.quality import page

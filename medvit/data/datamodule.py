@@ -17,7 +17,7 @@ from medvit.data.cache_layout import Preprocess
 from medvit.data.loader import BatchLoader, Plan
 from medvit.data.sampler import Sampler
 from medvit.data.units import Augmentation, LabelTask, Units
-from medvit.errors import ConfigError, SplitError
+from medvit.errors import ConfigError, DataError, SplitError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,6 +118,7 @@ class DataModule(pl.LightningDataModule):
 
     def prepare_rows(self, rows: pd.DataFrame, root: Path) -> None:
         """Build the cache of `rows` (manifest columns and `_side`) and the units of every side."""
+        _refuse_other_kind(rows, self.preprocess.kind)
         self.task.encode(rows)  # a label that the task does not know is told before images are decoded for hours
         workers, on_bad, shown = self.loading.build_workers, self.loading.on_bad, self._rank() == 0
         self.cache = Cache.build(rows, root, self.preprocess, self.folder / "cache", workers, on_bad, shown)
@@ -165,6 +166,18 @@ class DataModule(pl.LightningDataModule):
 
     def _rank(self) -> int:
         return int(self.trainer.global_rank) if self.trainer is not None else 0
+
+
+def _refuse_other_kind(rows: pd.DataFrame, kind: str) -> None:
+    """Say once, and not for each file, that films are asked for where the index found volumes, or the other way."""
+    if "kind" not in rows or not (other := int((rows["kind"] != kind).sum())):
+        return
+    word = "preprocess=volume or preprocess=slices" if kind == "film" else "preprocess=film"
+    found = "volumes" if kind == "film" else "films"
+    raise DataError(
+        f"{other} of {len(rows)} images of the data set are {found}, and the preprocessing is for {kind}s: {word}, or "
+        f"index them as {kind}s (data.kind={kind})"
+    )
 
 
 def _loading(options: dict[str, Any]) -> Loading:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from medvit.series.policy import SeriesPolicy
 
 PARTS = ".scan"
 YEAR = KEPT + "study_year"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def collect(root: Path, folder: Path, options: Options) -> Indexed:
         for place in (folder / PARTS, folder):
             with suppress(OSError):  # it holds something: not ours alone
                 place.rmdir()
-        raise DataError(f"E-EMPTY no DICOM, PNG, JPEG or NIfTI image below data.root ({told}, {len(scanned)} opened)")
+        raise DataError(f"E-EMPTY no DICOM, picture or NIfTI below data.root ({told}, {len(scanned)} opened)")
     scanned = _left_out(scanned, options.leave_out, skipped)
     with progress("planning series") as step:
         found = rows.rows_of_scan(
@@ -170,6 +173,18 @@ def unlabelled(found: Indexed) -> Indexed:
 def _with_patients(found: Indexed) -> Indexed:
     images, excluded = rows.exclude_without_patient(found.images, found.excluded)
     return dataclasses.replace(found, images=images, excluded=excluded)
+
+
+def picture_range(found: Indexed, root: Path) -> int | None:
+    """Return how many of 16 bits the pictures of the set use (`picture_range.picture_bits`), and log it."""
+    from medvit.dataset.picture_range import picture_bits
+
+    films = found.images[(found.images["kind"] == "film") & (found.images["sop_class"].fillna("") == "")]
+    with progress("looking for the range of 16-bit pictures") as step:
+        bits = picture_bits([root / names[0] for names in films["files"]], found.workers, step)
+    if bits:
+        log.info("16-bit pictures: %d bits hold the brightest pixel of 99 %% of them and become black to white", bits)
+    return bits
 
 
 def columns(images: pd.DataFrame) -> pd.DataFrame:

@@ -37,7 +37,8 @@ class Manifest:
     """The table (see `IDENTITY`, `FACTS`, `label.*`, `table.*`), the image root, and what was known when it was made.
 
     `digest` is a SHA-256 (hex) over the content sorted by `uid`; it does not depend on the root or on the row order.
-    `task_hint` holds `targets` (label names) and `key_id` (of the pseudonym key).
+    `task_hint` holds `targets` (label names), `key_id` (of the pseudonym key) and, where 16-bit pictures do not
+    say it, `picture_bits` (`medvit.dataset.picture_range`).
     """
 
     table: pd.DataFrame
@@ -100,6 +101,15 @@ def read(folder: Path) -> Manifest:
             "manifest: the content differs from its digest; it was edited or damaged, run python -m medvit.index again"
         )
     return Manifest(table, Path(meta["root"]), digest, meta["task_hint"])
+
+
+def task_hint(folder: Path) -> dict[str, Any]:
+    """Return the `task_hint` of a manifest without reading its rows; empty where there is no manifest."""
+    from pyarrow import parquet
+
+    path = Path(folder) / MANIFEST
+    meta = (parquet.read_schema(path).metadata or {}) if path.is_file() else {}
+    return dict(json.loads(meta[_META])["task_hint"]) if _META in meta else {}
 
 
 def write(table: pd.DataFrame, root: Path, folder: Path, task_hint: dict[str, Any] | None = None) -> Manifest:

@@ -32,7 +32,7 @@ from medvit.types import Facts
 
 JOINS = ("AccessionNumber", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "StudyID")
 VOLUMES = frozenset({"MR", "CT", "PT", "NM"})
-_FORMAT = 4
+_FORMAT = 5
 _WAVE = 4  # chunks in flight per worker
 _NO_IMAGE = frozenset({"SEG", "RTDOSE"})
 _DICOM_NAMES = frozenset({".dcm", ".dicom", ".ima", ".dc3"})
@@ -160,7 +160,7 @@ def _no_dicom(refusal: DicomRefusal, item: Found) -> DicomRefusal:
     """Turn "not DICOM" into "skip" where neither the name nor the content claims to be DICOM."""
     claims = Path(item.name).suffix.lower() in _DICOM_NAMES or refusal.fix
     if refusal.code == "E-NOTDICOM" and not claims:
-        return DicomRefusal("I-SKIP", "neither DICOM, PNG, JPEG nor NIfTI")
+        return DicomRefusal("I-SKIP", "neither DICOM, a picture nor NIfTI")
     return refusal
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from medvit.config import build
+from medvit.dataset.manifest import task_hint
 from medvit.model.network import Network
 from medvit.model.vit import ViT
 
@@ -46,7 +48,10 @@ def describe(settings: dict[str, Any], network: Network) -> dict[str, Any]:
 
 
 def build_preprocess(settings: dict[str, Any], network: Network) -> Any:
-    """Return the preprocessing; `mean` and `std` left null become the checkpoint's own, others are told beside them."""
+    """Return the preprocessing; `mean` and `std` left null become the checkpoint's own, others are told beside them.
+
+    `picture_bits` left null becomes what the index found in the data set.
+    """
     node, backbone = settings["preprocess"], network.backbone
     own = {key: float(getattr(backbone, key)[0]) for key in ("mean", "std") if hasattr(backbone, key)}
     given = {key: node[key] for key in own if node.get(key) is not None}
@@ -56,4 +61,6 @@ def build_preprocess(settings: dict[str, Any], network: Network) -> Any:
             "preprocess.std=null takes its own",
             *(", ".join(f"{key} {value:.4g}" for key, value in each.items()) for each in (given, own)),
         )
+    if node.get("picture_bits", 0) is None:
+        node = {**node, "picture_bits": task_hint(Path(settings["data"]["folder"])).get("picture_bits", "declared")}
     return build({**node, **own, **given}, settings.get("trust", ()))

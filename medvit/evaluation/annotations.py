@@ -105,7 +105,7 @@ def _indices(points: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[NDArr
 
 
 def _read(file: Path, uid: str) -> tuple[Mask, NDArray[np.float64] | None]:
-    from medvit.preprocess.image_file import is_nifti, read_nifti
+    from medvit.preprocess.nifti import is_nifti, read_nifti
 
     try:
         if file.suffix == ".npz":

@@ -20,6 +20,6 @@ def from_json(data: dict[str, Any]) -> FilmPreprocess | VolumePreprocess:
     if kind not in {"film", "volume"}:
         raise ConfigError(f"preprocess kind {kind!r}: expected film or volume")
     try:
-        return FilmPreprocess(**fields) if kind == "film" else VolumePreprocess(**fields)
+        return FilmPreprocess(**{"picture_bits": "image", **fields}) if kind == "film" else VolumePreprocess(**fields)
     except TypeError as error:
         raise ConfigError(f"preprocess of kind {kind}: {error}") from error

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from medvit.dicom.policy import FilmPolicy
 from medvit.dicom.storage import Source
-from medvit.errors import ConfigError
+from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess.definition import Definition, Prepared, as_bytes
-from medvit.preprocess.image_file import is_picture, read_picture
+from medvit.preprocess.nifti import is_nifti
+from medvit.preprocess.picture import DEPTHS, is_picture, read_picture
 from medvit.preprocess.placement import Placement
 from medvit.preprocess.resize import resize_exact
 from medvit.types import Film
@@ -35,6 +36,7 @@ class FilmPreprocess(Definition):
     border: "none", or "black" to trim rows and columns that are black (collimation) before the resize.
     fit: "pad" keeps the physical aspect (spacing row against column) and pads black; "stretch" fills the canvas.
     dtype: "uint8" or "uint16", the integers the cache keeps: round(display * 255 or 65535).
+    picture_bits: which values of a 16-bit picture are white, see `medvit.preprocess.picture.read_picture`.
     mean, std: the checkpoint's constants on display values in [0, 1].
     """
 
@@ -44,6 +46,7 @@ class FilmPreprocess(Definition):
     border: str = "none"
     fit: str = "pad"
     dtype: str = "uint8"
+    picture_bits: int | str = "declared"
     mean: float = 0.5
     std: float = 0.25
 
@@ -59,8 +62,16 @@ class FilmPreprocess(Definition):
             wrong.append(f"voi: {error}")
         wrong += [] if self.border in {"none", "black"} else [f"border={self.border!r}: expected none or black"]
         wrong += [] if self.fit in {"pad", "stretch"} else [f"fit={self.fit!r}: expected pad or stretch"]
+        if self.picture_bits not in {*DEPTHS, "declared", "image"}:
+            wrong.append(
+                f"picture_bits={self.picture_bits!r}: expected declared or one of {', '.join(map(str, DEPTHS))}"
+            )
         if wrong:
             raise ConfigError("FilmPreprocess: " + "; ".join(wrong))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the definition as plain JSON; without `picture_bits` where it is 0.1's, which had no such word."""
+        return {key: value for key, value in super().to_json().items() if (key, value) != ("picture_bits", "image")}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,8 +91,13 @@ class FilmPreprocess(Definition):
 
     def read(self, source: Source) -> Film:
         """Decode one file (DICOM by the VOI policy, or a picture) to a Film."""
-        if is_picture(as_bytes(source, 132)):
-            return read_picture(as_bytes(source))
+        head = as_bytes(source, 4096)
+        if is_picture(head):
+            return read_picture(as_bytes(source), self.picture_bits)
+        if is_nifti(head):
+            raise DicomRefusal(
+                "E-IMAGE", "a NIfTI volume", allowed="a film", fix="preprocess=volume or preprocess=slices"
+            )
         from medvit.dicom.read import read_film
 
         return read_film(source, self.policy)

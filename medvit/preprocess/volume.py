@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medvit.dicom.storage import Source
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess.definition import Definition, Prepared, VolumeFiles, as_bytes
-from medvit.preprocess.image_file import is_nifti, read_nifti
+from medvit.preprocess.nifti import is_nifti, read_nifti
 from medvit.preprocess.placement import Placement, overlap
 from medvit.preprocess.ranks import Ranks
 from medvit.preprocess.resize import resize, resize_volume

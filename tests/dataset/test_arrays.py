@@ -19,7 +19,7 @@ from medvit.config import conf_dir
 from medvit.dataset.arrays import read_each, unpack
 from medvit.errors import DataError
 from medvit.index import index
-from medvit.preprocess.image_file import read_nifti
+from medvit.preprocess.nifti import read_nifti
 from medvit.split import split
 
 

@@ -27,7 +27,7 @@ from medvit.model.pool import MeanPool
 from medvit.phantom import films as phantom
 from medvit.preprocess import FilmPreprocess
 from medvit.quality import leakage_page as page
-from medvit.split import _check, audit, split
+from medvit.split import audit, check, split
 
 COPIES = {
     "resized": lambda image: cv2.resize(image, (150, 140), interpolation=cv2.INTER_AREA),
@@ -252,8 +252,8 @@ def test_a_backbone_joins_the_audit_and_is_named_in_what_was_sought(films, tmp_p
 
 
 def test_a_backbone_without_an_audit_is_a_setting_ignored_and_therefore_an_error():
-    assert _check({"embed": "latest", "audit": False}) == ["embed=... says how the audit looks; it needs audit=true"]
-    assert not _check({"embed": "latest", "audit": True})
+    assert check({"embed": "latest", "audit": False}) == ["embed=... says how the audit looks; it needs audit=true"]
+    assert not check({"embed": "latest", "audit": True})
 
 
 def test_copies_whose_labels_are_partly_missing_are_compared_label_by_label():

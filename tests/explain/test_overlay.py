@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medvit.explain.overlay import nifti, on_original, overlay
 from medvit.preprocess import FilmPreprocess, VolumePreprocess
-from medvit.preprocess.image_file import read_nifti
+from medvit.preprocess.nifti import read_nifti
 from medvit.preprocess.placement import Placement
 from medvit.types import Facts, Film, Volume
 

@@ -138,7 +138,8 @@ def test_an_undecodable_image_is_a_failed_finding_not_a_crash(pictures, tmp_path
     for number, image in enumerate(pictures[:3]):
         cv2.imwrite(str(tmp_path / "root" / f"{number}.png"), image)
     torn = tmp_path / "root" / "2.png"
-    torn.write_bytes(torn.read_bytes()[:60] + b"\0" * 500)
+    whole = torn.read_bytes()
+    torn.write_bytes(whole[:300] + b"\0" * 100 + whole[400:])
     made = index(tmp_path / "root", tmp_path / "out", options={"patient_fallback": "file"}, report=True)
     measures = quality_measure.measure(made).table
     assert sorted(measures["code"]) == ["", "", "E-IMAGE"]
