@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medvit.augment.fused import warp
 from medvit.augment.random_streams import stream_keys
 from medvit.errors import ConfigError
+from medvit.preprocess.resize import to_uint8
 
 Plane = NDArray[Any]
 
@@ -104,7 +105,7 @@ def _blur(plane: Plane, sigma: float, _random: Any) -> Plane:
 def _jpeg(plane: Plane, quality: float, _random: Any) -> Plane:
     """Code as 8-bit JPEG and back; deeper images lose their low bits too, as they would."""
     deep = plane.dtype != np.uint8
-    done, code = cv2.imencode(".jpg", _shallow(plane), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    done, code = cv2.imencode(".jpg", to_uint8(plane), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     assert done  # noqa: S101 (cannot fail for uint8)
     back = np.asarray(cv2.imdecode(code, cv2.IMREAD_GRAYSCALE))
     return back.astype(plane.dtype) * 257 if deep else back
@@ -128,10 +129,6 @@ def _crop(plane: Plane, share: float, _random: Any) -> Plane:
     top, left = (height - rows) // 2, (width - columns) // 2
     inner = np.ascontiguousarray(plane[top : top + rows, left : left + columns])
     return np.asarray(cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR))
-
-
-def _shallow(plane: Plane) -> NDArray[np.uint8]:
-    return plane if plane.dtype == np.uint8 else (plane >> 8).astype(np.uint8)
 
 
 def _rounded(values: NDArray[np.float64], like: Plane) -> Plane:

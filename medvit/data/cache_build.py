@@ -167,10 +167,7 @@ def _decode(job: _Job, root: Path, preprocess: Preprocess) -> tuple[CacheRecord,
 
 
 def _progress(results: Iterator[Any], total: int, shown: bool) -> Iterator[Any]:
-    if not shown:
-        yield from results
-        return
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(results, "Caching", total=total, console=Console(stderr=True))
+    yield from track(results, "Caching", total=total, console=Console(stderr=True), disable=not shown)

@@ -6,7 +6,8 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,14 @@ _DECODERS = ("pydicom", "highdicom", "imagecodecs", "numpy", "nibabel")
 _PIXEL_CODE = ("dicom", "series", "preprocess")  # packages that decide what a file's pixels are
 
 
-class uid_in_errors:  # noqa: N801 - used as a statement
+@contextmanager
+def uid_in_errors(uid: str) -> Iterator[None]:
     """Add the pseudonymous uid to any error that passes."""
-
-    def __init__(self, uid: str) -> None:
-        self.uid = uid
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            error.add_note(f"while reading row {self.uid}")
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"while reading row {uid}")
+        raise
 
 
 def prepare_bytes(data: Sequence[bytes | memoryview], volume_key: str, preprocess: Preprocess) -> Prepared:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medvit.data.units import Augmentation, Units
 from medvit.errors import DataError
+from medvit.preprocess.resize import to_uint8
 
 _GAP = 2
 
@@ -50,5 +51,4 @@ def _middle(
         stack = image[:count] if count else image
         flat = stack.reshape(-1, *stack.shape[-2:])
         planes.append(flat[len(flat) // 2])
-    found = np.stack(planes)
-    return found if found.dtype == np.uint8 else (found >> 8).astype(np.uint8)
+    return to_uint8(np.stack(planes))

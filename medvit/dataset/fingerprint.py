@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from medvit.dataset.manifest import Manifest
 from medvit.errors import DicomRefusal
+from medvit.preprocess.resize import to_uint8
 from medvit.types import Film
 
 SIDE = 96
@@ -35,6 +36,7 @@ _HOPELESS = 0.45  # of the best of 81 windows; a true crop between two of them h
 _BLOCK = 128
 
 Floats = NDArray[np.float32]
+T = TypeVar("T")
 Window = tuple[float, float, float, float]  # cut off at top, bottom, left, right, shares of the side
 
 
@@ -91,22 +93,29 @@ def read_image(item: Item) -> Floats:
 
 def of_manifest(manifest: Manifest, workers: int = 1, progress: Callable[[int], object] | None = None) -> Fingerprints:
     """Decode every image of the manifest (of a volume the middle slice) and take its fingerprint, in row order."""
-    import joblib
-
-    todo = items(manifest)
-    chunks = [todo[start : start + 32] for start in range(0, len(todo), 32)]
-    found: list[tuple[str, NDArray[np.uint8]]] = []
-    with joblib.Parallel(n_jobs=workers, return_as="generator") as pool:
-        for chunk in pool(joblib.delayed(_of_items)(chunk) for chunk in chunks):
-            found += chunk
-            if progress:
-                progress(len(chunk))
+    found = each_image(_of_item, manifest, workers, progress)
     return Fingerprints(tuple(exact for exact, _ in found), np.stack([small for _, small in found]))
 
 
-def _of_items(chunk: Sequence[Item]) -> list[tuple[str, NDArray[np.uint8]]]:
+def each_image(
+    function: Callable[[Item], T], manifest: Manifest, workers: int, progress: Callable[[int], object] | None
+) -> list[T]:
+    """Return `function` of every image of the manifest, in row order; chunks of images run in parallel."""
+    import joblib
+
+    todo, found = items(manifest), list[T]()
+    chunks = [todo[start : start + 32] for start in range(0, len(todo), 32)]
+    with joblib.Parallel(n_jobs=workers, return_as="generator") as pool:
+        for chunk in pool(joblib.delayed(_each)(function, chunk) for chunk in chunks):
+            found += chunk
+            if progress:
+                progress(len(chunk))
+    return found
+
+
+def _each(function: Callable[[Item], T], chunk: Sequence[Item]) -> list[T]:
     cv2.setNumThreads(1)
-    return [_of_item(item) for item in chunk]
+    return [function(item) for item in chunk]
 
 
 def _of_item(item: Item) -> tuple[str, NDArray[np.uint8]]:
@@ -126,7 +135,7 @@ def of_cache(cache: CachedImages) -> Fingerprints:
         plane = pixels[len(pixels) // 2, 0]
         while plane.ndim > 2:
             plane = plane[len(plane) // 2]
-        small.append(sketch(plane if plane.dtype == np.uint8 else (plane >> 8).astype(np.uint8)))
+        small.append(sketch(to_uint8(plane)))
     return Fingerprints(tuple(exact), np.stack(small) if small else np.zeros((0, SIDE, SIDE), np.uint8))
 
 

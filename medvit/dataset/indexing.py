@@ -161,16 +161,12 @@ def label(found: Indexed, spec: LabelSpec) -> tuple[Indexed, list[str]]:
         table = label_tables.read_table(spec, [Path(names[0]).as_posix() for names in found.images["files"]])
         images, notes = label_tables.join(found.images, found.excluded, table, spec, found.mask)
     except DataError as error:
-        return found if spec.patient else _with_patients(found), [str(error)]
-    return _with_patients(dataclasses.replace(found, images=images, notes=tuple(notes))), []
+        return found if spec.patient else unlabelled(found), [str(error)]
+    return unlabelled(dataclasses.replace(found, images=images, notes=tuple(notes))), []
 
 
 def unlabelled(found: Indexed) -> Indexed:
-    """Take the images as they are."""
-    return _with_patients(found)
-
-
-def _with_patients(found: Indexed) -> Indexed:
+    """Take the images as they are; those without a patient are excluded."""
     images, excluded = rows.exclude_without_patient(found.images, found.excluded)
     return dataclasses.replace(found, images=images, excluded=excluded)
 

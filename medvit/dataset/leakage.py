@@ -29,6 +29,10 @@ IDENTIFIERS = ("patient", "study", "series", "uid")
 CROPS_UP_TO, NEAR_UP_TO = 5_000, 20_000  # images; comparing all pairs grows with the square
 ALLOWED = "LEAKS ALLOWED BY SETTING"  # how the sentence begins that a run trained in spite of leaks carries
 _NAMES = {"patient": "patients", "study": "studies", "series": "series", "uid": "images"}
+_NO_COPIES, _NO_PAIRS = (
+    pd.DataFrame(columns=[*names, "across", "conflict"]).astype({"across": bool, "conflict": bool})
+    for names in (("group", "row", "uid", "side"), ("row", "other", "score", "how"))
+)
 _log = logging.getLogger(__name__)
 
 
@@ -123,7 +127,7 @@ def find_leaks(
     """
     table = manifest.table.assign(_side=side.to_numpy())
     sought = {"identifiers": f"patient, study, series and image of {len(table)} rows"}
-    exact, near = _no_copies(), _no_pairs()
+    exact, near = _NO_COPIES, _NO_PAIRS
     if prints is not None:
         unread = sum(not one for one in prints.exact)
         sought["pixels"] = f"{len(table) - unread} of {len(table)} images" + (" (the rest unreadable)" * bool(unread))
@@ -151,18 +155,6 @@ def _given(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["column", "shared", "patients"])
 
 
-def _no_copies() -> pd.DataFrame:
-    return pd.DataFrame(columns=["group", "row", "uid", "side", "across", "conflict"]).astype(
-        {"across": bool, "conflict": bool}
-    )
-
-
-def _no_pairs() -> pd.DataFrame:
-    return pd.DataFrame(columns=["row", "other", "score", "how", "across", "conflict"]).astype(
-        {"across": bool, "conflict": bool}
-    )
-
-
 def _exact(table: pd.DataFrame, prints: Fingerprints) -> pd.DataFrame:
     hashes = pd.Series(prints.exact)
     labels, side = label_text(table).to_numpy(), table["_side"].to_numpy()
@@ -173,7 +165,7 @@ def _exact(table: pd.DataFrame, prints: Fingerprints) -> pd.DataFrame:
         for number, rows in enumerate(groups)
         for row in rows
     ]  # fmt: skip
-    return pd.concat([_no_copies(), pd.DataFrame(found, columns=_no_copies().columns)]) if found else _no_copies()
+    return pd.concat([_NO_COPIES, pd.DataFrame(found, columns=_NO_COPIES.columns)]) if found else _NO_COPIES
 
 
 def _near(
@@ -195,7 +187,7 @@ def _near(
     one, two = (pairs[name].to_numpy(int) for name in ("row", "other"))
     pairs = pairs[exact[one] != exact[two]].reset_index(drop=True)
     if pairs.empty:
-        return _no_pairs()
+        return _NO_PAIRS
     labels, side = label_text(table).to_numpy(), table["_side"].to_numpy()
     one, two = (pairs[name].to_numpy(int) for name in ("row", "other"))
     known = table["_side"].notna().to_numpy()

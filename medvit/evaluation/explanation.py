@@ -127,11 +127,7 @@ def _way(bench: OpenedRun, name: str, output: int, bag: Bag | None) -> attributi
     else:
         found = bench.references.get(output)
         inside = attribution.method(name, None if found is None else found.image)
-    return inside if bag is None else partial(_of_bag, bag=bag, way=inside)
-
-
-def _of_bag(network: Network, image: Tensor, output: int, bag: Bag, way: attribution.Method) -> Tensor:
-    return attribution.of_bag(network, image, bag, output, way)
+    return inside if bag is None else partial(attribution.of_bag, bag=bag, way=inside)
 
 
 def _answer(bench: OpenedRun, output: int, bag: Bag | None) -> Callable[[Tensor], Tensor]:

@@ -61,12 +61,13 @@ def shared_pictures(known: list[Units], tested: Units) -> int | None:
     from medvit.dataset.fingerprint import near_pairs, sketch
     from medvit.dataset.leakage import NEAR_UP_TO
     from medvit.evaluation.inference import middle_plane
+    from medvit.preprocess.resize import to_uint8
 
     sides = [*known, tested]
     if sum(map(len, sides)) > NEAR_UP_TO:
         return None
-    planes = [middle_plane(units, n) for units in sides for n in range(len(units))]
-    small = np.stack([sketch(p if p.dtype == np.uint8 else (p >> 8).astype(np.uint8)) for p in planes])
+    planes = [to_uint8(middle_plane(units, n)) for units in sides for n in range(len(units))]
+    small = np.stack([sketch(plane) for plane in planes])
     first = len(planes) - len(tested)
     pairs = near_pairs(small, [n >= first for n in range(len(planes))], crops=False)
     return int(pairs["other"].nunique())

@@ -72,7 +72,7 @@ class OpenedRun:
         way = attribution.method(self.best, None if found is None else found.image)
         if bag is None:
             return overlay(integers[0, 0], way(network, image[:1], output)[0])
-        maps = attribution.of_bag(network, image[None], bag, output, way)[0]
+        maps = attribution.of_bag(network, image[None], output, bag, way)[0]
         slot = int(maps.abs().flatten(1).sum(dim=1).argmax())
         return overlay(integers[slot, 0], maps[slot])
 

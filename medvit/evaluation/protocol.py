@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -102,12 +103,7 @@ def tested(file: Path) -> str:
     Raises:
         EvaluationError: no such file, no `split` column, or several tested sets.
     """
-    try:
-        found = set(pd.read_parquet(file, columns=["split"])["split"]) - {"val"}
-    except (OSError, ValueError, KeyError) as error:
-        raise EvaluationError(
-            "the predictions file cannot be read; expected a parquet table with a column split, as evaluate writes it"
-        ) from error
+    found = set(_read(file, columns=["split"])["split"]) - {"val"}
     if len(found) > 1:
         raise EvaluationError(
             f"the predictions hold {len(found)} tested sets: {', '.join(sorted(found))}; expected one"
@@ -147,15 +143,19 @@ def _answerable(sample: Sample, split: str) -> Sample:
 
 
 def _rows(file: Path, split: str) -> pd.DataFrame:
+    rows = _read(file, filters=[("split", "==", split)])
+    if rows.empty:
+        raise EvaluationError(f"the predictions file has no rows of split {split}")
+    return rows
+
+
+def _read(file: Path, **part: Any) -> pd.DataFrame:
     try:
-        rows = pd.read_parquet(file, filters=[("split", "==", split)])
+        return pd.read_parquet(file, **part)
     except (OSError, ValueError, KeyError) as error:
         raise EvaluationError(
             "the predictions file cannot be read; expected a parquet table with a column split, as evaluate writes it"
         ) from error
-    if rows.empty:
-        raise EvaluationError(f"the predictions file has no rows of split {split}")
-    return rows
 
 
 def _written(frozen: FrozenThresholds, out: Path) -> Path:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medvit.errors import EvaluationError
 from medvit.metric.bootstrap import Interval
+from medvit.preprocess.resize import to_uint8
 
 if TYPE_CHECKING:
     from medvit.data.units import Units
@@ -224,9 +225,7 @@ def _middle(units: Units, number: int) -> NDArray[np.uint8]:
     """Return the middle image of a unit as uint8 [H W]."""
     from medvit.evaluation.inference import middle_plane
 
-    plane = middle_plane(units, number)
-    shown: NDArray[np.uint8] = plane if plane.dtype == np.uint8 else (plane >> 8).astype(np.uint8)
-    return shown
+    return to_uint8(middle_plane(units, number))
 
 
 def _headline(report: Report, split: str) -> dict[str, float]:

@@ -183,7 +183,7 @@ def available(network: Network) -> list[str]:
 
 
 def of_bag(
-    network: Network, image: Float[Tensor, "B I C *S"], bag: Bag, output: int, way: Method
+    network: Network, image: Float[Tensor, "B I C *S"], output: int, bag: Bag, way: Method
 ) -> Float[Tensor, "B I *grid"]:
     """Return maps of bags, sizes summing to 1: the share the bag pool gives each image, spread by the map within."""
     if network.bag is None or not hasattr(network.bag, "attention"):

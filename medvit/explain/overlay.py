@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medvit.preprocess.placement import Placement
+from medvit.preprocess.resize import to_uint8
 
 _HOT = np.array([255.0, 60.0, 0.0])  # RGB; one hue, so that grey stays the film's own
 _COVER = 0.55  # of the film that the highest value hides
@@ -45,7 +46,7 @@ def nifti(values: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
 
 def overlay(image: NDArray[Any], saliency: Float[Tensor, "h w"]) -> NDArray[np.uint8]:
     """Return uint8 [H 2W 3] (RGB): the picture [H W] and the same under the map's positive parits peak reddest."""
-    grey = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+    grey = to_uint8(image)
     heat = upsample(saliency.unsqueeze(0).cpu(), grey.shape)[0].clamp_min(0).numpy()
     share = _COVER * (heat / max(float(heat.max()), 1e-12))[..., None]
     plain = np.repeat(grey[..., None], 3, axis=2)

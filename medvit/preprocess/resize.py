@@ -28,6 +28,11 @@ def resizable(image: NDArray[Any]) -> NDArray[Any]:
     return image.astype(np.float32)
 
 
+def to_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a uint8 or uint16 image in 8 bits: of 16 bits the upper half."""
+    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+
+
 def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Resample a (row, column) image to `size`: the mean over the area when an axis shrinks, linear when it grows.
 

@@ -67,16 +67,10 @@ class VolumePreprocess(Definition):
         except (TypeError, ConfigError) as error:
             wrong.append(f"series: {error}")
         least = 0 if self.mode == "slices" else 1
-        wrong += (
-            []
-            if len(self.size) == 3 and min(self.size[1:]) > 0 and self.size[0] >= least
-            else [f"size={self.size}: expected (D, H, W)"]
-        )
-        wrong += (
-            []
-            if len(spacing) == 3 and all(mm is None or mm > 0 for mm in spacing)
-            else ["spacing_mm: expected 3, above 0"]
-        )
+        if len(self.size) != 3 or min(self.size[1:]) <= 0 or self.size[0] < least:
+            wrong.append(f"size={self.size}: expected (D, H, W)")
+        if len(spacing) != 3 or any(mm is not None and mm <= 0 for mm in spacing):
+            wrong.append("spacing_mm: expected 3, above 0")
         low, high = (0.0, 100.0) if self.intensity == "percentile" else (-np.inf, np.inf)
         right = len(self.limits) == 2 and low <= self.limits[0] < self.limits[1] <= high
         wrong += [] if right else [f"limits={self.limits}: expected low < high" + ", percentiles" * (high == 100)]

@@ -22,13 +22,21 @@ _FRONTAL = {"PA": "frontal", "AP": "frontal", "": "any"}
 
 @dataclass(frozen=True)
 class Finding:
-    """`name` is what was looked at, `text` what was found, `advice` what to do; `rows` are manifest row positions."""
+    """`name` is what was looked at, `text` what was found, `advice` what to do; `rows` are manifest row positions.
+
+    A pass has neither advice nor rows.
+    """
 
     name: str
     level: str
     text: str
     advice: str = ""
     rows: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.level == PASS:
+            object.__setattr__(self, "advice", "")
+            object.__setattr__(self, "rows", ())
 
 
 def findings(table: pd.DataFrame, measured: Measured, excluded: int) -> list[Finding]:
@@ -59,9 +67,7 @@ def _refused(measures: pd.DataFrame, excluded: int, count: int) -> Finding:
     text = f"{excluded} objects are left out by their header; {int(bad.sum())} of {count} images do not decode"
     text += f" ({codes})" if codes else ""
     level = FAIL if bad.any() or share > 0.1 else WARN if excluded else PASS
-    return Finding(
-        "Readable", level, text, "see exclusions.csv; export the objects again" if level != PASS else "", _rows(bad)
-    )
+    return Finding("Readable", level, text, "see exclusions.csv; export the objects again", _rows(bad))
 
 
 def _copies(table: pd.DataFrame, measures: pd.DataFrame, sketches: NDArray[np.uint8]) -> list[Finding]:
@@ -115,23 +121,14 @@ def _outliers(table: pd.DataFrame, measures: pd.DataFrame, small: NDArray[np.uin
     for name, rows in kind.groupby(kind).indices.items():
         if name != "left out" and len(rows) >= _ENOUGH:
             negative[rows], turned[rows] = unlike(small[rows])
-    advice = "look at these images: is the polarity tag right?"
-    first = Finding(
-        "Polarity",
-        WARN if negative.any() else PASS,
-        _counted(negative, "looks negative to the others"),
-        advice,
-        _rows(negative),
-    )
-    advice = "look at these images: turned films teach a wrong side; mirrored ones cannot be told by pixels"
-    second = Finding(
-        "Orientation",
-        WARN if turned.any() else PASS,
-        _counted(turned, "fits the others better turned or upside down"),
-        advice,
-        _rows(turned),
-    )
-    return [one if one.level != PASS else Finding(one.name, PASS, one.text) for one in (first, second)]
+    side = "turned films teach a wrong side; mirrored ones cannot be told by pixels"
+    return [
+        Finding(name, WARN if odd.any() else PASS, _counted(odd, what), f"look at these images: {advice}", _rows(odd))
+        for name, odd, what, advice in (
+            ("Polarity", negative, "looks negative to the others", "is the polarity tag right?"),
+            ("Orientation", turned, "fits the others better turned or upside down", side),
+        )
+    ]
 
 
 def unlike(small: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -168,9 +165,7 @@ def _dark(measures: pd.DataFrame) -> Finding:
     odd = read & ((measures["black"] > 0.9) | (measures["white"] > 0.5) | (measures["spread"] < 0.03))
     level = FAIL if odd.sum() > 0.05 * len(odd) else WARN if odd.any() else PASS
     text = _counted(odd, "is nearly black, saturated or flat")
-    return Finding(
-        "Exposure", level, text, "is the window of these files right? see voi" if odd.any() else "", _rows(odd)
-    )
+    return Finding("Exposure", level, text, "is the window of these files right? see voi", _rows(odd))
 
 
 def _text(table: pd.DataFrame, measures: pd.DataFrame) -> Finding:
@@ -180,16 +175,14 @@ def _text(table: pd.DataFrame, measures: pd.DataFrame) -> Finding:
     text = f"{int(declared.sum())} images declare burned-in annotation, {others} others hold a line of letters"
     level = FAIL if declared.any() else WARN if seen.any() else PASS
     advice = "names may stand in the pixels: look before anything leaves the house (their thumbnails are coarse here)"
-    return Finding("Text in the pixels", level, text, advice if level != PASS else "", _rows(declared | seen))
+    return Finding("Text in the pixels", level, text, advice, _rows(declared | seen))
 
 
 def _lossy(table: pd.DataFrame) -> Finding:
     share = float(table["lossy"].mean())
     text = f"{share:.0%} of the images were compressed with loss"
-    mixed = 0.02 < share < 0.98
-    return Finding(
-        "Compression", WARN if mixed else PASS, text, "check that loss does not go with the label" if mixed else ""
-    )
+    level = WARN if 0.02 < share < 0.98 else PASS
+    return Finding("Compression", level, text, "check that loss does not go with the label")
 
 
 def _unknown(table: pd.DataFrame) -> Finding:
@@ -201,13 +194,10 @@ def _unknown(table: pd.DataFrame) -> Finding:
     ]
     names += ["age_years"] * bool(table["age_years"].isna().mean() > 0.05)
     names += ["spacing"] * bool(len(films) and (films["spacing_kind"] == "none").mean() > 0.05)
-    text = (
-        f"more than one in twenty lack: {', '.join(names)}"
-        if names
-        else "view, body part, maker, sex, age and spacing are known"
-    )
-    advice = "subgroups cannot be told apart by what is missing"
-    return Finding("Header facts", WARN if names else PASS, text, advice if names else "")
+    if not names:
+        return Finding("Header facts", PASS, "view, body part, maker, sex, age and spacing are known")
+    text = f"more than one in twenty lack: {', '.join(names)}"
+    return Finding("Header facts", WARN, text, "subgroups cannot be told apart by what is missing")
 
 
 def _labels(table: pd.DataFrame) -> list[Finding]:
@@ -221,10 +211,8 @@ def _labels(table: pd.DataFrame) -> list[Finding]:
             continue
         shares = values.value_counts(normalize=True)
         text = ", ".join(f"{value} {share:.0%}" for value, share in shares.items()) + missing
-        rare = bool(len(shares)) and float(shares.min()) < 0.05
-        found.append(
-            Finding(title, WARN if rare or missing else PASS, text, "a rare class needs more patients" if rare else "")
-        )
+        advice = "a rare class needs more patients" if len(shares) and shares.min() < 0.05 else ""
+        found.append(Finding(title, WARN if advice or missing else PASS, text, advice))
     return found
 
 
@@ -241,7 +229,7 @@ def _mix(table: pd.DataFrame) -> list[Finding]:
         level = FAIL if worst and worst[0][0] > 0.6 else WARN if worst else PASS
         text = f"goes together with {told}" if worst else "does not go with site, maker, compression, polarity or view"
         advice = "a model may learn the machine instead of the finding: balance, or evaluate by subgroup"
-        found.append(Finding(f"Mix of {label.removeprefix(LABEL)}", level, text, advice if worst else ""))
+        found.append(Finding(f"Mix of {label.removeprefix(LABEL)}", level, text, advice))
     return found
 
 

@@ -3,50 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from medvit.dataset.fingerprint import items
 from medvit.dataset.leakage import Audit
-from medvit.dataset.manifest import Manifest, replace_file
+from medvit.dataset.manifest import Manifest
 from medvit.quality.measures import measure_one
-from medvit.quality.page import Pictures, Thumbnail
+from medvit.quality.page import Pictures, write_page
 
 REPORT = "audit.html"
 _SHOWN = 24  # groups of pictures per kind
 
 
-@dataclass(frozen=True)
-class Group:
-    """Pictures that show one thing, with a line on what is wrong with that."""
-
-    text: str
-    pictures: list[Thumbnail]
-
-
 def write(audit: Audit, manifest: Manifest, folder: Path) -> None:
     """Write `folder/audit.html`; raises DataError when it cannot be written."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     exact, near = _exact(audit.exact), _near(audit.near)
     shown = sorted({row for _, rows in exact + near for row in rows})
     pictures = Pictures(manifest, _measures(manifest, shown))
-    environment = Environment(loader=PackageLoader("medvit.quality"), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("leakage.html").render(
-        audit=audit,
-        digest=manifest.digest,
-        images=len(manifest.table),
-        patients=manifest.table["patient"].nunique(),
-        identifiers=audit.identifiers.groupby(["kind", "sides"]).size().reset_index(name="count").to_dict("records"),
-        given=audit.given.to_dict("records"),
-        kinds=[
-            (title, [Group(text, pictures.of(rows)) for text, rows in groups])
+    values = {
+        "audit": audit,
+        "digest": manifest.digest,
+        "images": len(manifest.table),
+        "patients": manifest.table["patient"].nunique(),
+        "identifiers": audit.identifiers.groupby(["kind", "sides"]).size().reset_index(name="count").to_dict("records"),
+        "given": audit.given.to_dict("records"),
+        "kinds": [
+            (title, [(text, pictures.of(rows)) for text, rows in groups])
             for title, groups in (("Identical pixels", exact), ("Near duplicates of different patients", near))
         ],
-    )
-    replace_file(folder / REPORT, lambda draft: draft.write_text(page, encoding="utf-8"))
+    }
+    write_page("leakage.html", values, folder / REPORT)
 
 
 def summary(audit: Audit) -> str:

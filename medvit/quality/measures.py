@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cv2
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medvit.dataset.fingerprint import SIDE, Item, items, pixel_digest, read_image, sketch
+from medvit.dataset.fingerprint import SIDE, Item, each_image, pixel_digest, read_image, sketch
 from medvit.dataset.manifest import Manifest
 from medvit.errors import DicomRefusal
 
@@ -36,29 +36,9 @@ class Measured(NamedTuple):
 
 def measure(manifest: Manifest, workers: int = 1, progress: Callable[[int], object] | None = None) -> Measured:
     """Decode every image of the manifest and return its measures, in row order; chunks of images run in parallel."""
-    import joblib
-
-    todo = items(manifest)
-    chunks = [todo[start : start + 32] for start in range(0, len(todo), 32)]
-    rows: list[dict[str, Any]] = []
-    with joblib.Parallel(n_jobs=workers) as pool:
-        for start in range(0, len(chunks), 4 * workers):
-            wave = chunks[start : start + 4 * workers]
-            done = (
-                pool(joblib.delayed(_measure_chunk)(chunk) for chunk in wave)
-                if workers > 1
-                else map(_measure_chunk, wave)
-            )
-            rows += [row for chunk in done for row in chunk]
-            if progress:
-                progress(sum(len(chunk) for chunk in wave))
+    rows = each_image(measure_one, manifest, workers, progress)
     small, sketches = (np.stack([row.pop(name) for row in rows]) for name in ("small", "sketch"))
     return Measured(pd.DataFrame(rows), small, sketches)
-
-
-def _measure_chunk(chunk: Sequence[Item]) -> list[dict[str, Any]]:
-    cv2.setNumThreads(1)
-    return [measure_one(item) for item in chunk]
 
 
 def measure_one(item: Item) -> dict[str, Any]:

@@ -28,14 +28,7 @@ _SHOWN = 8
 _COARSE = 10
 _FACTS = ("modality", "sop_class", "body_part", "view", "laterality", "manufacturer", "model_name", "transfer_syntax",
           "photometric", "spacing_kind", "sex")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Bars:
-    """One table of counts: (value, count, share of the largest in percent)."""
-
-    title: str
-    rows: list[tuple[str, int, float]]
+Bars = tuple[str, list[tuple[str, int, float]]]  # title, rows of value, count, share of the largest in percent
 
 
 @dataclass(frozen=True)
@@ -58,27 +51,33 @@ def write(
 
     `excluded` and `counts` are what the index refused and skipped. Raises DataError when the page cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     measured = measure(manifest, workers, progress)
     measures, found = measured.table, findings(manifest.table, measured, len(excluded))
     pictures = Pictures(manifest, measures)
-    environment = Environment(loader=PackageLoader("medvit.quality"), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("quality.html").render(
-        images=len(manifest.table),
-        patients=manifest.table["patient"].nunique(),
-        digest=manifest.digest,
-        findings=[(one, pictures.of(one.rows[:_SHOWN])) for one in found],
-        fails=sum(one.level == FAIL for one in found),
-        warns=sum(one.level == WARN for one in found),
-        bars=_bars(manifest.table),
-        labels=_label_bars(manifest.table),
-        sheet=pictures.of(_sample(manifest.table, measures)),
-        excluded=_counts(excluded["code"] + " " + excluded["found"]) if len(excluded) else [],
-        skipped=sorted(counts.items()),
-    )
-    replace_file(folder / REPORT, lambda draft: draft.write_text(page, encoding="utf-8"))
+    values = {
+        "images": len(manifest.table),
+        "patients": manifest.table["patient"].nunique(),
+        "digest": manifest.digest,
+        "findings": [(one, pictures.of(one.rows[:_SHOWN])) for one in found],
+        "fails": sum(one.level == FAIL for one in found),
+        "warns": sum(one.level == WARN for one in found),
+        "bars": _bars(manifest.table),
+        "labels": _label_bars(manifest.table),
+        "sheet": pictures.of(_sample(manifest.table, measures)),
+        "excluded": _counts(excluded["code"] + " " + excluded["found"]) if len(excluded) else [],
+        "skipped": sorted(counts.items()),
+    }
+    write_page("quality.html", values, folder / REPORT)
     return found
+
+
+def write_page(template: str, values: dict[str, Any], path: Path) -> None:
+    """Write a template of this folder, filled with `values`; raises DataError when the page cannot be written."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("medvit.quality"), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template(template).render(values)
+    replace_file(path, lambda draft: draft.write_text(page, encoding="utf-8"))
 
 
 class Pictures:
@@ -136,7 +135,7 @@ def _counts(values: pd.Series, top: int = 12) -> list[tuple[str, int]]:
 
 def _with_shares(title: str, counts: list[tuple[str, int]]) -> Bars:
     largest = max((number for _, number in counts), default=1) or 1
-    return Bars(title, [(value, number, 100 * number / largest) for value, number in counts])
+    return title, [(value, number, 100 * number / largest) for value, number in counts]
 
 
 def _bars(table: pd.DataFrame) -> list[Bars]:

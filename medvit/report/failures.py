@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,6 @@ from medvit.report.table import Row, Table
 WORST = 20
 _SIDE, _FEW_SIDE, _FEW = 176, 512, 120  # pixels of the longer side; few pictures are kept large enough to enlarge
 Pictures = Callable[[Sequence[str]], Mapping[str, NDArray[np.uint8]]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One failure with its picture as a data address (empty without pictures)."""
-
-    finding: str
-    kind: str
-    uid: str
-    patient: str
-    probability: float
-    address: str
 
 
 def failures(sample: Sample, frozen: FrozenThresholds, count: int = WORST) -> Table:
@@ -58,8 +45,10 @@ def failures(sample: Sample, frozen: FrozenThresholds, count: int = WORST) -> Ta
     return Table("failures", "Failures", columns, rows, note)
 
 
-def pictures(table: Table, given: Pictures | None) -> list[Picture]:
-    """Return the failures with their pictures; `given` takes uids and returns uint8 arrays [H W] or [H W 3] (RGB).
+def pictures(table: Table, given: Pictures | None) -> tuple[Row, ...]:
+    """Return the failures with the `address` of their picture as data ("" without).
+
+    `given` takes uids and returns uint8 arrays [H W] or [H W 3] (RGB).
 
     Raises:
         EvaluationError: a picture of another type or shape.
@@ -68,10 +57,7 @@ def pictures(table: Table, given: Pictures | None) -> list[Picture]:
     images = given(uids) if given is not None and uids else {}
     side = _FEW_SIDE if len(uids) <= _FEW else _SIDE
     made = {uid: _address(image, side) for uid, image in images.items() if uid in set(uids)}
-    return [
-        Picture(row["finding"], row["kind"], row["uid"], row["patient"], row["probability"], made.get(row["uid"], ""))
-        for row in table.rows
-    ]
+    return tuple({**row, "address": made.get(row["uid"], "")} for row in table.rows)
 
 
 def _address(image: NDArray[Any], side: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -40,10 +39,6 @@ class Figure:
     caption: str
     svg: str
     png: bytes
-
-    def save(self, folder: Path) -> None:
-        """Write the PNG into `folder`."""
-        (folder / f"{self.name}.png").write_bytes(self.png)
 
 
 def panels(name: str, title: str, caption: str, names: Sequence[str], draw: Draw, size: tuple[float, float]) -> Figure:

@@ -23,11 +23,11 @@ from medvit.metric.bootstrap import Interval
 from medvit.prediction.predictions import Sample
 from medvit.prediction.thresholds import FrozenThresholds
 from medvit.report import checklist, cohort, confusion, discrimination, failures, figures, probability, subgroups
-from medvit.report.failures import Picture, Pictures
+from medvit.report.failures import Pictures
 from medvit.report.figures import Figure
 from medvit.report.headline import headline, leaks
 from medvit.report.shift import shift
-from medvit.report.table import Table, plain
+from medvit.report.table import Row, Table, plain
 from medvit.report.wording import class_name, format_estimate, format_interval, full_precision
 
 SCHEMA = "medvit.report/1"
@@ -42,7 +42,7 @@ class Section:
     figures: tuple[Figure, ...] = ()
     text: str = ""
     hidden: tuple[str, ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _write(report: Report, folder: Path) -> Path:
         (folder / "tables" / f"{name}.csv").write_text(table.to_csv(), "utf-8")
     for section in report.sections:
         for figure in section.figures:
-            figure.save(folder / "figures")
+            (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
     text = json.dumps(report.content, indent=1, allow_nan=False, ensure_ascii=False)
     (folder / "report.json").write_text(text + "\n", "utf-8")
     page = folder / "report.html"
@@ -206,9 +206,7 @@ def _sections(test: Sample, validation: Sample, frozen: FrozenThresholds, extras
             (cohort.baselines(test, frozen, extras.baselines), confusion.most_probable(test, extras.baselines)),
         ),
         Section("Shift", () if itself else shift(test, validation, extras.split)),
-        Section(
-            "Failures", (failed,), hidden=("failures",), pictures=tuple(failures.pictures(failed, extras.pictures))
-        ),
+        Section("Failures", (failed,), hidden=("failures",), pictures=failures.pictures(failed, extras.pictures)),
         Section("Annex", (discrimination.annex(test, frozen),)),
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +25,9 @@ class Covariate(NamedTuple):
     """One column in both sets: rows [n] of each sample where it is known, its numbers or bins there, names of bins."""
 
     name: str
-    rows: tuple[NDArray[np.intp], NDArray[np.intp]]
-    values: tuple[Array, Array]
-    bins: tuple[NDArray[np.intp], NDArray[np.intp]]
+    rows: Sequence[NDArray[np.intp]]
+    values: Sequence[Array]
+    bins: Sequence[NDArray[np.intp]]
     words: list[str]
 
     @property
@@ -71,9 +71,8 @@ def _columns(test: Sample, validation: Sample) -> Iterator[Covariate]:
         known = [np.flatnonzero(np.isfinite(side.target[:, k])) for side in sides]
         if all(rows.size for rows in known):
             values = [side.target[rows, k] for side, rows in zip(sides, known, strict=True)]
-            yield _measured(
-                f"prevalence of {name}", known, values, [v.astype(np.intp) for v in values], ["", "present"]
-            )
+            bins = [each.astype(np.intp) for each in values]
+            yield Covariate(f"prevalence of {name}", known, values, bins, ["", "present"])
     for name in (*NUMBERS, *WORDS):
         if not all(name in side.table for side in sides):
             continue
@@ -84,16 +83,12 @@ def _columns(test: Sample, validation: Sample) -> Iterator[Covariate]:
                 values = [each[rows] for each, rows in zip(numbers, known, strict=True)]
                 edges = np.unique(np.quantile(values[0], np.linspace(0, 1, _BINS + 1)[1:-1]))
                 bins = [np.searchsorted(edges, each, side="right") for each in values]
-                yield _measured(name, known, values, bins, [""] * (edges.size + 1))
+                yield Covariate(name, known, values, bins, [""] * (edges.size + 1))
             continue
         texts = [side.table[name].fillna("").astype(str).str.strip().replace("", "unknown") for side in sides]
         words = sorted(set(texts[0]) | set(texts[1]))
         bins = [np.searchsorted(words, text.to_numpy(str)) for text in texts]
-        yield _measured(name, [np.arange(len(t)) for t in texts], [b.astype(float) for b in bins], bins, words)
-
-
-def _measured(name: str, rows: list, values: list, bins: list, words: list[str]) -> Covariate:  # type: ignore[type-arg]
-    return Covariate(name, (rows[0], rows[1]), (values[0], values[1]), (bins[0], bins[1]), words)
+        yield Covariate(name, [np.arange(len(t)) for t in texts], [b.astype(float) for b in bins], bins, words)
 
 
 def _rows(column: Covariate, validation: Sample, test: Sample) -> list[Row]:
@@ -103,19 +98,15 @@ def _rows(column: Covariate, validation: Sample, test: Sample) -> list[Row]:
     share = [np.bincount(bins, minlength=len(column.words)) / bins.size for bins in column.bins]
     commonest = np.argsort(-np.maximum(*share), kind="stable")[:_MOST_WORDS]
     return [
-        _row(column.name, column.words[k], column, tuple((bins == k).astype(float) for bins in column.bins),
+        _row(column.name, column.words[k], column, [(bins == k).astype(float) for bins in column.bins],
              validation, test)
         for k in commonest if column.words[k]
     ]  # fmt: skip
 
 
-def _row(what: str, value: str, column: Covariate, numbers: tuple[Array, ...], validation: Sample, test: Sample) -> Row:
+def _row(what: str, value: str, column: Covariate, numbers: Sequence[Array], validation: Sample, test: Sample) -> Row:
     level = test.spec.bootstrap.level
-    points, drawn = [], []
-    for side, values, rows, step in zip((validation, test), numbers, column.rows, (1, -1), strict=True):
-        of = spread.mean_and_variance(values)
-        points.append(side.draws.point(of, rows)[None])
-        drawn.append(side.draws.apply(of, rows)[::step])  # turned, so that the sets' draws are not the same
+    points, drawn = _both((validation, test), [spread.mean_and_variance(each) for each in numbers], column.rows)
     before, after = float(points[0][0, 0]), float(points[1][0, 0])
     apart = drawn[1][:, 0] - drawn[0][:, 0]
     scaled = interval(
@@ -126,14 +117,19 @@ def _row(what: str, value: str, column: Covariate, numbers: tuple[Array, ...], v
             "standardised": scaled if np.isfinite(scaled.value) else None}  # fmt: skip
 
 
+def _both(
+    sides: tuple[Sample, Sample], statistics: Sequence[spread.Statistic], rows: Sequence[NDArray[np.intp]]
+) -> tuple[list[Array], list[Array]]:
+    """Return the statistic [1 M] and its draws [D M] of both sets, one set's turned so that they are not the same."""
+    each = list(zip(sides, statistics, rows, strict=True))
+    drawn = [side.draws.apply(of, mine) for side, of, mine in each]
+    return [side.draws.point(of, mine)[None] for side, of, mine in each], [drawn[0], drawn[1][::-1]]
+
+
 def _whole(column: Covariate, validation: Sample, test: Sample) -> Row:
     level, seed, count = test.spec.bootstrap.level, test.spec.bootstrap.seed, len(column.words)
     sides = (validation, test)
-    point, drawn = [], []
-    for side, bins, rows, step in zip(sides, column.bins, column.rows, (1, -1), strict=True):
-        of = spread.proportions(bins, count)
-        point.append(side.draws.point(of, rows)[None])
-        drawn.append(side.draws.apply(of, rows)[::step])
+    point, drawn = _both(sides, [spread.proportions(bins, count) for bins in column.bins], column.rows)
     patient = np.concatenate([side.patient[rows].astype(str) for side, rows in zip(sides, column.rows, strict=True)])
     second = np.repeat([False, True], [rows.size for rows in column.rows])
     values, bins = np.concatenate(column.values), np.concatenate(column.bins)

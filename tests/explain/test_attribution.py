@@ -113,10 +113,10 @@ def test_a_bag_map_sums_to_the_share_of_each_slice():
     image = planted.images(6, 0)[0].reshape(2, 3, 1, 48, 48)
     mask = torch.tensor([[True, True, True], [True, True, False]])
     bag = Bag(mask, torch.arange(3.0).expand(2, 3) * 5, torch.zeros(2, 3, dtype=torch.long))
-    maps = of_bag(net, image, bag, 0, attribution.relevance)
+    maps = of_bag(net, image, 0, bag, attribution.relevance)
     assert maps.shape == (2, 3, 8, 8)
     assert torch.allclose(maps.flatten(1).sum(1), torch.ones(2), atol=1e-4)
-    signed = of_bag(net, image, bag, 0, attribution.integrated)
+    signed = of_bag(net, image, 0, bag, attribution.integrated)
     assert torch.allclose(signed.abs().flatten(2).sum(2), maps.flatten(2).sum(2), atol=1e-4)
     assert maps[1, 2].sum() == 0
 
