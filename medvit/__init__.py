@@ -29,9 +29,13 @@ if TYPE_CHECKING:
 
 # onnxruntime, MLflow and the Hugging Face hub send usage events unless told not to before their first import. Every
 # process of medvit (commands, children, the code in an MLflow model) imports this file first.
-os.environ.update(
-    ORT_DISABLE_TELEMETRY="1", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="1", HF_HUB_DISABLE_TELEMETRY="1"
-)
+TELEMETRY_OFF = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+os.environ.update(TELEMETRY_OFF)
 
 __version__ = "0.1.0"
 _READERS = ("load_bundle", "read_film", "read_volume", "vit")

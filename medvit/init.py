@@ -43,7 +43,7 @@ with the label (here `finding`).
 
 ```bash
 medvit doctor
-medvit index data.root=IMAGES data.folder=work/{name} labels.csv=labels.csv labels.target=[finding]
+medvit index data.root=IMAGES data.folder=work/{name} labels.csv=labels.csv 'labels.target=[finding]'
 medvit split data.folder=work/{name}
 medvit train experiment={name}
 medvit evaluate run=latest

@@ -40,12 +40,12 @@ def run(asked: argparse.Namespace) -> str:
 
 
 def _list() -> str:
-    from medvit.model.pretrained import families, store
+    from medvit.model.pretrained import families, local_store
 
     known = families.table()
     lines = [f"{'checkpoint':60} {'family':22} {'size':>5} {'here':5} licence"]
     for name, row in known.checkpoints.items():
-        here = "yes" if store.local(name).is_dir() else "no"
+        here = "yes" if local_store.present(name) else "no"
         terms = row["licence"] + (" (gated)" if row.get("gated") else "")
         lines.append(f"{name:60} {row['family']:22} {row['image_size']:>5} {here:5} {terms}")
     lines += ["", f"{'family':22} licence; source"]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from medvit.errors import WeightsError
 from medvit.model.backbone import vit
 from medvit.model.design import TrainingOptions
-from medvit.model.pretrained import adapt, canonical, convert, families, store
+from medvit.model.pretrained import adapt, canonical, convert, families, local_store, store
 from medvit.model.pretrained.load import load
 from medvit.weights import main
 
@@ -303,7 +303,7 @@ def test_fetching_needs_a_pinned_revision() -> None:
 
 
 def test_a_packed_checkpoint_loads_elsewhere_by_its_hub_id(checkpoint: Path, tmp_path: Path, capsys: Any) -> None:
-    home = store.local("google/vit-base-patch16-224")
+    home = local_store.local("google/vit-base-patch16-224")
     home.parent.mkdir(parents=True)
     checkpoint.rename(home)
     assert main(["pack", "google/vit-base-patch16-224", str(tmp_path / "vit.zip")]) == 0
@@ -323,7 +323,7 @@ def test_a_pack_with_a_foreign_name_in_it_is_refused_and_nothing_is_written(memb
         archive.writestr(member, "x")
     with pytest.raises(WeightsError, match="no pack of medvit"):
         convert.unpack(tmp_path / "x.zip")
-    assert not store.folder().exists()
+    assert not local_store.folder().exists()
 
 
 def test_every_family_says_its_licence_and_source_and_every_named_checkpoint_a_family_that_exists() -> None:

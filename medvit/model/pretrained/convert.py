@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medvit.errors import WeightsError
-from medvit.model.pretrained import canonical, families, store
+from medvit.model.pretrained import canonical, families, local_store, store
 
 # What released files were seen to hold beside tensors: MAE's arguments, nnU-Net's scalars. None of these runs code.
 _SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
@@ -123,7 +123,7 @@ def unpack(source: Path) -> str:
         name = archive.read("NAME").decode()
         if not store.HUB_ID.match(name) and (Path(name).name != name or name in {"", ".", ".."}):
             raise WeightsError(f"{source.name} is no pack of medvit.weights (its NAME is no checkpoint name)")
-        home = store.local(name)
+        home = local_store.local(name)
         home.mkdir(parents=True, exist_ok=True)
         for member in names:
             if member != "NAME":
@@ -150,7 +150,7 @@ def fetch(hub_id: str, sha256: str | None = None) -> str:
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     except ImportError as error:
         raise WeightsError("fetch needs huggingface-hub: pip install medvit[hub]") from error
-    home = store.local(hub_id)
+    home = local_store.local(hub_id)
     wanted = ["*.safetensors", "*.safetensors.index.json", *store.CONFIGS, "LICENSE*", "README.md"]
     try:
         snapshot_download(match["id"], revision=match["revision"], local_dir=home, allow_patterns=wanted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -17,21 +16,12 @@ from torch import Tensor
 
 from medvit.errors import WeightsError
 from medvit.model.pretrained import families
+from medvit.model.pretrained.local_store import local
 
 HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[0-9a-f]{40}))?$")
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".tar", ".pkl", ".pickle"}
 CONFIGS = ("config.json", "open_clip_config.json", "preprocessor_config.json")
 SUMS = "SHA256SUMS"
-
-
-def folder() -> Path:
-    """Return the local store: MEDVIT_WEIGHTS, else ~/.cache/medvit/weights; one directory per checkpoint."""
-    return Path(os.environ.get("MEDVIT_WEIGHTS") or Path.home() / ".cache" / "medvit" / "weights")
-
-
-def local(hub_id: str) -> Path:
-    """Return where the store keeps a hub id (which need not be there)."""
-    return folder() / hub_id.split("@", maxsplit=1)[0].replace("/", "--")
 
 
 def public_name(source: str) -> str:
