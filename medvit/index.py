@@ -45,8 +45,9 @@ def index(
     indexing.write_exclusions(result.excluded, folder)
     if not problems:
         log.info("%s", indexing.account(result))
-    if len(result.excluded) and on_bad == "refuse":
-        problems.append(indexing.refusal_text(result.excluded))
+    refused = result.excluded[~result.excluded["code"].str.startswith("I-")]  # another film of the exposure is taken
+    if len(refused) and on_bad == "refuse":
+        problems.append(indexing.refusal_text(refused))
     if problems:
         raise DataError("\n".join(problems))
     hint: dict[str, Any] = {"targets": list(spec.target) if spec else [], "key_id": found.mask.key_id}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,10 +76,21 @@ def units_in(source: Path, preprocess: FilmPreprocess | VolumePreprocess) -> lis
         for place, (one, row) in enumerate(zip(found, rows, strict=True), 1)
     ]  # fmt: skip
     if isinstance(preprocess, FilmPreprocess):
-        return units
+        return _taken(units, rows, preprocess.policy.accept.exposure)
     skipped = [unit for unit, row in zip(units, rows, strict=True) if row["code"] == "I-SKIP"]
     volumes = _volumes(root, rows, {one.name: place for place, one in enumerate(found, 1)}, preprocess)
     return sorted(skipped + volumes, key=lambda unit: min(unit.places))
+
+
+def _taken(units: list[Unit], rows: list[dict[str, Any]], exposure: str) -> list[Unit]:
+    """Return the films with the refusals that the index gives to further films of an exposure."""
+    import pandas as pd
+
+    from medvit.dataset.exposures import left_out
+
+    table = pd.DataFrame(rows)
+    second = left_out(table[(table["code"] == "") & (table["kind"] == "film")], exposure) if rows else {}
+    return [dataclasses.replace(one, refusal=second.get(place, one.refusal)) for place, one in enumerate(units)]
 
 
 def _volumes(root: Path, rows: list[dict[str, Any]], place: dict[str, int], preprocess: VolumePreprocess) -> list[Unit]:

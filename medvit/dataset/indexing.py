@@ -109,6 +109,7 @@ def collect(root: Path, folder: Path, options: Options) -> Indexed:
             kind=options.kind,
             patient_fallback=options.patient_fallback,
             policy=options.series,
+            exposure=options.accept.exposure,
             workers=workers,
             progress=step,
         )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from medvit.dataset import image_headers
+from medvit.dataset.exposures import left_out
 from medvit.dataset.manifest import KEPT, fact_columns
 from medvit.dataset.scan import JOINS
 from medvit.dicom.storage import Source
@@ -57,6 +58,7 @@ def rows_of_scan(
     kind: str = "auto",
     patient_fallback: str = "",
     policy: SeriesPolicy | None = None,
+    exposure: str = "all",
     workers: int = 1,
     progress: Callable[[int], object] | None = None,
 ) -> Rows:
@@ -64,6 +66,7 @@ def rows_of_scan(
 
     kind: "auto" makes volumes of MR, CT, PT and NM series and of NIfTI files; "film" or "volume" take all as such.
     patient_fallback: what stands for a missing PatientID: "" refuses (`E-ID`), "study", or "file".
+    exposure: which film of one exposure is taken, see `Accept.exposure`; the others are excluded as `I-EXPOSURE`.
 
     Raises:
         ConfigError: an unknown `kind` or `patient_fallback`.
@@ -89,6 +92,8 @@ def rows_of_scan(
     torn = (good["kind"] == "volume") & good["series"].isin(broken) & (good["code"] == "")
     fix = "repair or remove the refused files of this series"
     _refuse(good, good.index[torn], DicomRefusal("E-SERIES", "other files of the series are refused", fix=fix))
+    for at, reason in left_out(good[(good["kind"] == "film") & (good["code"] == "")], exposure).items():
+        _refuse(good, pd.Index([at]), reason)
     bad[1] = good[good["code"] != ""]
     good = good[good["code"] == ""]
     films = _films(good[good["kind"] == "film"])

@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import pandas as pd
 import pydicom
 
-from medvit.dataset import image_headers
+from medvit.dataset import exposures, image_headers
 from medvit.dataset.walk import Found, walk
 from medvit.dicom import storage, tags
 from medvit.dicom.facts import read_facts
@@ -32,7 +32,7 @@ from medvit.types import Facts
 
 JOINS = ("AccessionNumber", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "StudyID")
 VOLUMES = frozenset({"MR", "CT", "PT", "NM"})
-_FORMAT = 5
+_FORMAT = 6
 _WAVE = 4  # chunks in flight per worker
 _NO_IMAGE = frozenset({"SEG", "RTDOSE"})
 _DICOM_NAMES = frozenset({".dcm", ".dicom", ".ima", ".dc3"})
@@ -103,6 +103,7 @@ def read_chunk(root: Path, items: Sequence[Found], mask: Pseudonymise, accept: A
 def _row(root: Path, item: Found, mask: Pseudonymise, accept: Accept) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(("uid", "patient", "alike", "study", "series", "kind", *_REFUSAL), "")
     row |= {"name": os.fsencode(item.name), "study_year": None, "facts": "{}", **{f"on.{key}": "" for key in JOINS}}
+    row[exposures.COLUMN] = exposures.NOTHING
     row["uid"] = mask("file", item.name)
     path = root / item.name
     try:
@@ -132,6 +133,7 @@ def _read_dicom(path: Path, row: dict[str, Any], mask: Pseudonymise) -> Facts:
     row["kind"] = "volume" if tags.text_value(dataset, "Modality").upper() in VOLUMES else "film"
     if tags.text_value(dataset, "Modality").upper() in _NO_IMAGE:
         raise DicomRefusal("I-SKIP", "segmentation or dose, no image")
+    row[exposures.COLUMN] = exposures.exposure_of(dataset, mask)
     facts = read_facts(dataset)
     year = tags.text_value(dataset, "StudyDate")[:4]
     row["study_year"] = int(year) if year.isdigit() else None

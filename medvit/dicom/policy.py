@@ -19,6 +19,8 @@ class Accept:
     `modalities` ("CR", "DX"), `views` ("PA", "AP", "LL") and `body_parts` ("CHEST") are compared after the synonyms of
     `facts`; `missing` says whether an object that does not state one of them is taken ("accept" or "refuse").
     `min_side` is in pixels. `burned_in`: "quarantine" (Q-PHI) or "accept" objects that declare burned-in annotation.
+    `exposure`: which of several films of one exposure the index takes: that for "presentation", that for "processing",
+    or "all" (copies made from another, secondary captures and localizers too).
     `aspect`: non-square pixels are resampled to "square", or "refuse", or "keep". `limits` cap what an object may cost.
     """
 
@@ -28,12 +30,14 @@ class Accept:
     missing: str = "accept"
     min_side: int = 32
     burned_in: str = "quarantine"
+    exposure: str = "presentation"
     aspect: str = "square"
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         _one_of("accept.missing", self.missing, ("accept", "refuse"))
         _one_of("accept.burned_in", self.burned_in, ("quarantine", "accept"))
+        _one_of("accept.exposure", self.exposure, ("presentation", "processing", "all"))
         _one_of("accept.aspect", self.aspect, ("square", "refuse", "keep"))
 
     @classmethod
