@@ -26,7 +26,7 @@ from medvit.phantom.films import write_films
 from medvit.split import split
 
 SETTINGS = [
-    *("model=vit_small_16", "pool=attention", "optim=probe", "preprocess.size=[224,224]"),
+    *("model=vit_small_16", "model.weights=random", "pool=attention", "optim=probe", "preprocess.size=[224,224]"),
     *("trainer.progress_bar=false", "trainer.overlay_every=0"),
 ]
 

@@ -63,7 +63,7 @@ def _evaluation(word: str, runs: Path, split: str) -> tuple[Path, str]:
     if Path(word).is_dir():
         return Path(word), ""
     if word == "latest" or not (runs / word).is_dir():
-        word = tracking.get(word, runs).id
+        word = tracking.get(word, runs, finished=word == "latest").id
     return evaluation_folder(runs, word, split), word[:8]
 
 

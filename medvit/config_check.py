@@ -67,8 +67,7 @@ def preflight(folder: Path, name: str, arguments: list[str], check: Check | None
             made = (written.get("data") or {}).get("generate") or {}
             generated = Path(str(made.get("folder"))).parent == Path(str(written["data"]["folder"])) if made else False
             problems = [*unknown(written, known, defaults), *unread(name, given, known, generated)]
-            plain = [choice for choice in known_choices if not choice.startswith("experiment=")]
-            problems += absent(written, known[name], dict(flat(OmegaConf.to_container(compose(name, plain + paths)))))
+            problems += absent(written, known[name])
             problems += [*_no_lists(written, overrides), *_no_values(written)]
             if problems:
                 return problems

@@ -63,14 +63,17 @@ def unknown(written: Any, known: dict[str, dict[str, Any]], chosen: dict[str, An
     return list(problems.values())
 
 
-def absent(written: Any, known: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
-    """Return what a command reads and a config lacks: taken away by `~`, or not there in a preset of one's own."""
+def absent(written: Any, known: dict[str, Any]) -> list[str]:
+    """Return what a command reads and a config lacks: taken away by `~`, or not there in a preset of one's own.
+
+    Arguments of a part and of the plan have defaults of their own.
+    """
     settings, problems = dict(flat(written)), []
     for key, value in known.items():
         above = key.rpartition(".")[0]
         parents = [each.get(above, {}) if above else {} for each in (settings, known)]
         is_argument = any("_target_" in parent for parent in parents if isinstance(parent, dict))
-        holds = not above or (isinstance(settings.get(above), dict) and chosen.get(above) != {})
+        holds = not above or (isinstance(settings.get(above), dict) and above != "optim.plan")
         if key not in settings and value != {} and holds and not is_argument:
             problems.append(f"{key} is missing; give it a value (in conf/: {value})")
     return problems

@@ -13,6 +13,7 @@ from medvit.command_line import anywhere, command_line
 from medvit.config import entry
 from medvit.config_check import out_of_range
 from medvit.config_known import flat
+from medvit.engine.contradictions import contradictions
 from medvit.errors import ConfigError
 from medvit.renamed import with_present_targets
 
@@ -42,7 +43,7 @@ def check(settings: dict[str, Any]) -> list[str]:
     wrong += out_of_range("optim.plan.", plan, _PLAN)
     if not wrong and {"lr", "final_lr"} <= set(plan) and plan["final_lr"] > plan["lr"]:
         wrong.append(f"optim.plan.final_lr={plan['final_lr']:g}: expected at most optim.plan.lr={plan['lr']:g}")
-    return wrong + _absent(settings["data"])
+    return [*wrong, *contradictions(settings), *_absent(settings["data"])]
 
 
 def _absent(data: dict[str, Any]) -> list[str]:
@@ -65,7 +66,7 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
         MedvitError: settings, data or weights that cannot be used; the run is then marked FAILED.
     """
     from medvit import release
-    from medvit.engine.fit import fit
+    from medvit.engine.build import prepare
     from medvit.tracking import run as runs
 
     tracking, place = settings["tracking"], Path(settings["tracking"]["folder"])
@@ -77,13 +78,16 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
         settings, last = _as_it_was(run, settings, given), run.folder / "checkpoints" / "last.ckpt"
     if generated.wanted(settings["data"]):
         generated.make(settings["data"], settings["labels"])
+    parts = prepare(settings)  # before a run is opened: what cannot be built leaves none
+    from medvit.engine.fit import fit
+
     if last is None:
         run = runs.start(place, tracking["experiment"], tracking["name"] or settings["data"]["name"])
     with run:
         run.params(settings)
         os.environ[_HELPED] = run.id
         try:
-            fitted = fit(settings, run.folder, run.metrics, last, run.artifact)
+            fitted = fit(settings, run.folder, run.metrics, last, run.artifact, parts)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_stopped(run)) from None
         release.publish_fit(run, fitted, settings)

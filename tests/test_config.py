@@ -208,7 +208,7 @@ def test_numbers_that_make_no_sense_are_all_told_before_anything_heavy_is_import
     assert len(found) == len(wrong)
     assert all(any(line.startswith(f"{text}: expected") for line in found) for text in wrong)
     assert preflight(conf_dir(), "train", ["trainer.epochs=1", "optim.plan.ema=0"], check) == []
-    assert preflight(conf_dir(), "train", ["optim=logistic"], check) == []
+    assert preflight(conf_dir(), "train", ["optim=logistic", "model.weights=random"], check) == []
 
 
 def test_a_mapping_given_on_the_command_line_replaces_the_one_below_it() -> None:

@@ -69,14 +69,14 @@ def test_rates_that_make_no_course_are_told_before_training() -> None:
     assert check(settings("optim.plan.lr=0")) == ["optim.plan.lr=0: expected 1e-12 and more"]
     (told,) = check(settings("optim.plan.lr=1.0e-7"))
     assert told == "optim.plan.final_lr=1e-06: expected at most optim.plan.lr=1e-07"
-    assert check(settings("optim=logistic")) == []
+    assert check(settings("optim=logistic", "model.weights=random")) == []
 
 
 def test_a_recipe_with_a_training_plan_takes_the_head_that_is_solved_for(tmp_path: Path) -> None:
     """`optim=logistic` with a recipe ended in a KeyError; the recipe's plan and epochs trained nothing."""
     (tmp_path / "manifest.parquet").touch()
     (tmp_path / "splits.parquet").touch()
-    words = ["experiment=cxr_from_scratch", "optim=logistic", f"data.folder={tmp_path}"]
+    words = ["experiment=cxr_from_scratch", "optim=logistic", "model.weights=random", f"data.folder={tmp_path}"]
     assert preflight(conf_dir(), "train", words, check) == []
     used = _used(settings(*words), words)
     assert used["optim"]["plan"] == {}

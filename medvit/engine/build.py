@@ -4,18 +4,92 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from medvit.config import build
 from medvit.dataset.manifest import task_hint
+from medvit.engine.contradictions import RANDOM
+from medvit.errors import ConfigError, MedvitError
 from medvit.model.network import Network
 from medvit.model.vit import ViT
 
 logger = logging.getLogger(__name__)
 ARCHITECTURE = "architecture.json"
 _SAME = 1e-3  # of display values: published constants are rounded to three digits
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training is made of, built from its settings; `strategy` has not looked at the data yet."""
+
+    task: Any
+    network: Network
+    preprocess: Any
+    strategy: Any
+
+
+def prepare(settings: dict[str, Any]) -> Parts:
+    """Seed every generator, check machine and split, and build the parts; imports no Lightning and opens no run.
+
+    Raises:
+        MedvitError: all that is wrong: a device or a fold that is not there, an image size, weights, a loss.
+    """
+    if settings["model"].get("weights") == RANDOM:
+        settings["model"]["weights"] = None
+    seed = settings["seed"]
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (libraries draw from it)
+    torch.manual_seed(seed)
+    problems: list[MedvitError] = []
+
+    def tried(step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except MedvitError as error:
+            problems.append(error)
+
+    tried(lambda: _refuse_device(settings["trainer"]))
+    task = tried(lambda: build(settings["task"], settings["trust"]))
+    tried(lambda: _refuse_split(settings["data"], task))
+    strategy = tried(lambda: build(settings["optim"]["strategy"], settings["trust"]))
+    network = tried(lambda: build_network(settings, task.outputs if task else 1))
+    preprocess = tried(lambda: build_preprocess(settings, network)) if network else None
+    if len(problems) > 1:
+        raise ConfigError("\n".join(map(str, problems)))
+    if problems:
+        raise problems[0]
+    return Parts(task, network, preprocess, strategy)
+
+
+def _refuse_device(trainer: dict[str, Any]) -> None:
+    devices, there = trainer["devices"], torch.cuda.device_count()
+    if trainer["accelerator"] in ("gpu", "cuda") and not there:
+        why = "" if torch.version.cuda else ": this torch is built for processors only"
+        raise ConfigError(f"trainer.accelerator={trainer['accelerator']}: no GPU is found{why}; give auto or cpu")
+    asked = 0 if devices == "auto" else max(devices) + 1 if isinstance(devices, list) else devices
+    if there and trainer["accelerator"] not in ("cpu", "mps") and asked > there:
+        raise ConfigError(f"trainer.devices={devices}: this machine has {there} GPUs")
+    if not there and trainer["precision"] == "16-mixed" and sys.platform != "darwin":
+        raise ConfigError("trainer.precision=16-mixed needs a GPU, and none is found; give auto")
+
+
+def _refuse_split(data: dict[str, Any], task: Any) -> None:
+    """Refuse a fold that the split does not have, and labels that the task does not know."""
+    from medvit.dataset import manifest, splits
+
+    table = manifest.read(Path(data["folder"]))
+    frozen = splits.read(Path(data["folder"]), table)
+    rows = [frozen.rows(table, side, data["fold"]) for side in ("train", "val")]
+    for each in rows if task else ():
+        task.encode(each)
 
 
 def build_network(settings: dict[str, Any], outputs: int, architecture: dict[str, Any] | None = None) -> Network:

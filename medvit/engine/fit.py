@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 
 from medvit.config import build
@@ -23,7 +24,7 @@ from medvit.data.datamodule import DataModule
 from medvit.data.sampler import Sampler
 from medvit.dataset.leakage import audit_before_training
 from medvit.engine import cached_features, checkpoint
-from medvit.engine.build import ARCHITECTURE, build_network, build_preprocess, describe
+from medvit.engine.build import ARCHITECTURE, Parts, describe, prepare
 from medvit.engine.cached_features import CachedFeatures
 from medvit.engine.callbacks import AverageWeights, KeepBest, ReportEpoch
 from medvit.engine.module import FineTuner, Plan
@@ -57,7 +58,12 @@ class Fitted:
 
 
 def fit(
-    settings: dict[str, Any], folder: Path, report: Report, resume: Path | None = None, attach: Attach | None = None
+    settings: dict[str, Any],
+    folder: Path,
+    report: Report,
+    resume: Path | None = None,
+    attach: Attach | None = None,
+    parts: Parts | None = None,
 ) -> Fitted:
     """Fit a network as `settings` say, and leave in `folder` all that rebuilds it. Never reads the test side.
 
@@ -67,17 +73,15 @@ def fit(
         report: called once per epoch with its numbers; with those of a logistic regression beside a probe at the end.
         resume: `last.ckpt` of an earlier part of this run.
         attach: takes the pictures made on the way (file, name), such as the overlays of `trainer.overlay_every`.
+        parts: what `prepare` gave for these settings just now; made here where it is not given.
 
     Raises:
         MedvitError: settings or data that cannot be used, a loss that is not finite, weights that do not fit.
     """
-    pl.seed_everything(settings["seed"], workers=True, verbose=False)
-    task = build(settings["task"], settings["trust"])
-    network = build_network(settings, task.outputs)
+    parts = parts or prepare(settings)
+    task, network, preprocess, strategy = parts.task, parts.network, parts.preprocess, parts.strategy
     weights = dict(getattr(network.backbone, "provenance", {}))
-    preprocess = build_preprocess(settings, network)
     data = data_module(settings, preprocess, task)
-    strategy = build(settings["optim"]["strategy"], settings["trust"])
     cached_features.refuse_augmentation(strategy, data)
     _ready(settings, data, task)
     studies = data.units("train").frame["study"].nunique()
@@ -250,6 +254,7 @@ def _trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
         deterministic=settings["deterministic"],
+        plugins=[LightningEnvironment()],  # also inside a scheduler's job medvit starts the processes itself
     )
     trainer = make()
     if trainer.world_size > 1:  # a phase may leave weights without a gradient

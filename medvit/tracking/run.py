@@ -234,7 +234,7 @@ def _experiment(client: Any, folder: Path, name: str) -> str:
 def get(run_id: str, folder: Path, finished: bool = False) -> Run:
     """Return the run `run_id` of a runs folder, "latest" being the one started last.
 
-    With `finished`, a run that is not FINISHED is refused.
+    With `finished`, a run that is not FINISHED is refused, and "latest" is the last that finished.
 
     Raises:
         RunError: no database in the folder, no such run (the nearest ids are named), or the run is not finished.
@@ -245,7 +245,7 @@ def get(run_id: str, folder: Path, finished: bool = False) -> Run:
         raise RunError("The runs folder holds no mlflow.db. Train first, or give tracking.folder=DIR.")
     client = open_client(folder)
     if run_id == "latest":
-        run_id = _latest(client)
+        run_id = _latest(client, finished)
     try:
         info = client.get_run(run_id).info
     except MlflowException:
@@ -258,10 +258,11 @@ def get(run_id: str, folder: Path, finished: bool = False) -> Run:
     return run
 
 
-def _latest(client: Any) -> str:
-    """Return the id of the run that was started last, whatever became of it."""
+def _latest(client: Any, finished: bool) -> str:
+    """Return the id of the run that was started last, of all or of those that finished."""
     experiments = [item.experiment_id for item in client.search_experiments()]
-    runs = client.search_runs(experiments, max_results=1, order_by=["attributes.start_time DESC"])
+    wanted = "attributes.status = 'FINISHED'" if finished else ""
+    runs = client.search_runs(experiments, wanted, max_results=1, order_by=["attributes.start_time DESC"])
     return runs[0].info.run_id if runs else "latest"
 
 

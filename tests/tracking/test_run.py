@@ -52,6 +52,16 @@ def test_a_run_keeps_what_it_was_given(runs, tmp_path) -> None:
     assert stored.inputs.dataset_inputs[0].dataset.digest == ("ab" * 32)[:32]
 
 
+def test_the_latest_run_is_the_last_that_finished_where_a_finished_one_is_asked_for(runs) -> None:
+    """A training that failed at once stood between `run=latest` and the model that was meant."""
+    with tracking.start(runs, "films", "good") as good:
+        pass
+    with pytest.raises(KeyError), tracking.start(runs, "films", "bad") as bad:
+        raise KeyError
+    assert tracking.get("latest", runs, finished=True).id == good.id
+    assert tracking.get("latest", runs).id == bad.id
+
+
 def test_no_path_user_host_or_undeclared_setting_reaches_the_store(runs) -> None:
     with tracking.start(runs, "films", "private") as run:
         run.params(CONFIG)
