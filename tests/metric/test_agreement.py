@@ -23,6 +23,14 @@ def test_quadratic_kappa_is_that_of_scikit_learn():
         assert found == pytest.approx(theirs, abs=1e-12)
 
 
+def test_kappa_measures_on_the_grades_also_where_one_of_them_does_not_occur():
+    """scikit-learn numbers the grades that occur: 0.901 for the same knees (findings/kappa_absent_grade.sh)."""
+    knees = {(0, 0): 40, (0, 2): 8, (2, 0): 6, (2, 2): 20, (2, 3): 3, (3, 3): 12, (3, 4): 2, (4, 4): 8}
+    a, b = np.array([pair for pair, n in knees.items() for _ in range(n)]).T
+    by_definition = 1 - ((a - b) ** 2).mean() / ((a[:, None] - b) ** 2).mean()
+    assert quadratic_kappa(a, b, 5)[0] == pytest.approx(by_definition, abs=1e-12) == pytest.approx(0.848, abs=5e-4)
+
+
 def test_kappa_of_one_single_grade_is_undefined():
     assert math.isnan(quadratic_kappa([2, 2], [2, 2], 4)[0])
 

@@ -69,6 +69,14 @@ def test_acquired_orientation_keeps_the_slices_and_shows_them_as_a_reader_expect
     assert (np.diff(found.mean(axis=(1, 2))) > 0).all()
 
 
+def test_a_volume_of_which_two_axes_lie_nearest_to_one_axis_of_the_patient_is_not_turned():
+    """Libraries disagree on such volumes (findings/closest_orientation_oblique.sh)."""
+    affine = np.eye(4)
+    affine[:3, :3] = [[0.31, -0.63, 0.72], [-0.73, -0.64, -0.24], [0.61, -0.45, -0.66]]
+    with pytest.raises(DicomRefusal, match="E-GEOM"):
+        VolumePreprocess().integers(patient(affine))
+
+
 @given(
     order=st.sampled_from(ORDERS),
     signs=SIGNS,
