@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,30 @@ def write_onnx(network: nn.Module, shape: tuple[int, ...], file: Path, propertie
     if program is None:
         raise BundleError("torch wrote no ONNX program for this network.")
     _save(program.model_proto, file, properties)
+
+
+def refuse_unexportable(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Write an untrained network as ONNX, for the trial: what cannot leave is told before the first epoch.
+
+    Networks of medvit's own parts are spared the 6 s: tests/test_every_word.py exports every word of conf/.
+
+    Raises:
+        BundleError: torch cannot write the network, mostly because a batch size became a number while tracing.
+    """
+    parts = (network.backbone, network.pool, network.bag)
+    if all(part is None or type(part).__module__.startswith("medvit.") for part in parts):
+        return
+    training = network.training
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            write_onnx(network, shape, Path(folder) / "model.onnx", {})
+    except BundleError as error:
+        raise BundleError(
+            f"This network could be trained and never exported. {error} Let sizes follow from tensors "
+            "(image.shape[0], not a number or len) and use operations that ONNX has."
+        ) from error
+    finally:
+        network.train(training)
 
 
 def _inputs(shape: tuple[int, ...], bag: bool) -> tuple[tuple[Tensor, ...], list[str], Any]:

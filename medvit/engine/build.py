@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medvit.bundle.onnx import refuse_unexportable
 from medvit.config import build
 from medvit.dataset.manifest import task_hint
 from medvit.engine.contradictions import RANDOM
@@ -66,6 +67,8 @@ def prepare(settings: dict[str, Any]) -> Parts:
         raise ConfigError("\n".join(map(str, problems)))
     if problems:
         raise problems[0]
+    if preprocess is not None and settings["data"]["unit"] is None:  # a bundle judges one film or series
+        refuse_unexportable(network, preprocess.shape)
     return Parts(task, network, preprocess, strategy)
 
 

@@ -5,10 +5,13 @@ import onnxruntime
 import pytest
 import torch
 
-from medvit.bundle.onnx import write_onnx
+from medvit.bundle import onnx
+from medvit.bundle.onnx import refuse_unexportable, write_onnx
+from medvit.errors import BundleError
 from medvit.model import cnn, convnext
 from medvit.model.network import Network
 from medvit.model.pool import MeanPool
+from medvit.types import Tokens
 
 CONVOLUTIONAL = {
     "densenet121": lambda: cnn.densenet121([64, 64]),
@@ -37,3 +40,32 @@ def test_a_convolutional_network_leaves_as_onnx_that_takes_any_number_of_images(
             expected = network(image).numpy()
         (found,) = session.run(None, {"image": image.numpy()})
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+class OwnBackbone(torch.nn.Module):
+    """A backbone as a user writes one; `fixed` makes the size of the traced batch a number."""
+
+    width, prefix, grid, divisor = 8, 0, (2, 2), (16, 16)
+
+    def __init__(self, fixed: bool) -> None:
+        super().__init__()
+        self.patch, self.blocks, self.fixed = torch.nn.Conv2d(1, 8, 16, 16), torch.nn.ModuleList(), fixed
+
+    def forward(self, image):
+        patches = self.patch(image).flatten(2).transpose(1, 2)
+        images = len(image) if self.fixed else image.shape[0]
+        return Tokens(patches.new_zeros(images, 0, 8), patches, self.grid)
+
+
+def test_a_network_of_the_users_that_cannot_be_exported_is_refused_untrained_and_a_good_one_is_left_as_it_was():
+    """It ended as FAILED after the whole training."""
+    with pytest.raises(BundleError, match=r"could be trained and never exported.*image\.shape\[0\]"):
+        refuse_unexportable(Network(OwnBackbone(fixed=True), MeanPool(), 1), (1, 32, 32))
+    network = Network(OwnBackbone(fixed=False), MeanPool(), 1)
+    refuse_unexportable(network, (1, 32, 32))
+    assert all(module.training for module in network.modules())
+
+
+def test_networks_of_medvits_own_parts_are_not_traced_before_training(monkeypatch):
+    monkeypatch.setattr(onnx, "write_onnx", lambda *_: pytest.fail("6 s for what test_every_word.py has shown"))
+    refuse_unexportable(Network(cnn.segresnet([32, 32, 32], filters=4, blocks=(1, 1)), MeanPool(), 1), (1, 32, 32, 32))
