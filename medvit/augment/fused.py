@@ -94,11 +94,8 @@ class Fused:
         matrix = _matrix(Geometry(**self.geometry), [between(-1, 1) for _ in range(5)], size)
         blur = (between(*self.blur), between(*self.blur))
         bias = np.array([between(-self.bias, self.bias) for _ in range(_TERMS)])
-        gamma, contrast, brightness = (
-            between(*self.gamma),
-            between(-self.tone, self.tone),
-            between(-self.tone, self.tone),
-        )
+        gamma = between(*self.gamma)
+        contrast, brightness = (between(-self.tone, self.tone) for _ in range(2))
         return SampledChange(
             matrix if happens["geometry"] else None,
             blur if happens["blur"] else None,

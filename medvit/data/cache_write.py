@@ -22,6 +22,7 @@ import numpy as np
 from medvit.data import cache_journal
 from medvit.data.cache_journal import CacheRecord
 from medvit.data.cache_layout import Preprocess, image_bytes, images_per_shard, layout, shard_paths
+from medvit.dataset.manifest import sync
 from medvit.errors import CacheError
 from medvit.preprocess import Prepared
 
@@ -88,7 +89,7 @@ class Writer:
             dirty.touch()
             yield
             for path in shard_paths(self.home):
-                _sync(path)
+                sync(path)
             os.fsync(self.journal)
             dirty.unlink()
         except OSError as error:
@@ -130,14 +131,6 @@ class Writer:
         finally:
             os.close(descriptor)
         return replace(record, shard=number, start=used)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -203,11 +203,10 @@ def replace_file(path: Path, write_draft: Callable[[Path], object]) -> None:
         draft = Path(name)
         os.close(handle)
         write_draft(draft)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(draft)
         draft.chmod(0o644)
         draft.replace(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise DataError(
             f"E-DISK {path.name} cannot be written: {error.strerror or 'input/output error'}; "
@@ -218,8 +217,9 @@ def replace_file(path: Path, write_draft: Callable[[Path], object]) -> None:
             draft.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file or a folder's list of names to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

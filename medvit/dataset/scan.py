@@ -22,6 +22,7 @@ import pandas as pd
 import pydicom
 
 from medvit.dataset import exposures, image_headers
+from medvit.dataset.manifest import replace_file
 from medvit.dataset.walk import Found, walk
 from medvit.dicom import storage, tags
 from medvit.dicom.facts import read_facts
@@ -193,10 +194,5 @@ def _whole(path: Path) -> bool:
 
 
 def _write_part(rows: list[dict[str, Any]], path: Path) -> None:
-    draft = path.with_suffix(".draft")
     frame = pd.DataFrame(rows).astype({"study_year": "Int64"})
-    try:
-        frame.to_parquet(draft, index=False)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_file(path, lambda draft: frame.to_parquet(draft, index=False))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medvit.dataset.manifest import Manifest
+from medvit.dataset.manifest import Manifest, replace_file
 from medvit.dataset.stratify import assign, banded, categories
 from medvit.errors import SplitError
 
@@ -91,19 +91,14 @@ class Splits:
         return manifest.table[side == split].sort_values("uid").reset_index(drop=True)
 
     def write(self, folder: Path) -> Path:
-        """Write `splits.parquet` with digests and recipe, atomically; raises SplitError where that is not possible."""
+        """Write `splits.parquet` with digests and recipe, atomically; raises DataError where that is not possible."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         meta = {"manifest": self.manifest_digest, "digest": self.digest, "spec": json.dumps(self.spec)}
         table = pa.Table.from_pandas(self.table, preserve_index=False).replace_schema_metadata(meta)
-        path, temporary = folder / "splits.parquet", folder / ".splits.parquet.tmp"
-        try:
-            pq.write_table(table, temporary)
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise SplitError(f"cannot write splits.parquet: {error.strerror}; choose a writable data.folder") from error
+        path = folder / "splits.parquet"
+        replace_file(path, lambda draft: pq.write_table(table, draft))
         return path
 
 

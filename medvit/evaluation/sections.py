@@ -57,10 +57,8 @@ def robustness(bench: OpenedRun, sample: Sample, frozen: FrozenThresholds) -> Se
             after = Ranking(before.target, moved.finding(name, frozen.calibration).margin)
             change = sample.draws.apply(after.auroc, before.rows)[:, 0] - drawn[name]
             value = float(after.auroc()[0] - ranking.auroc()[0])
-            severity, moved_by = (
-                f"{way.severity:g} {perturbation.UNITS[way.kind]}",
-                interval(value, change, level=boot.level),
-            )
+            severity = f"{way.severity:g} {perturbation.UNITS[way.kind]}"
+            moved_by = interval(value, change, level=boot.level)
             rows.append({"finding": name, "kind": way.kind, "severity": severity, "auroc": float(after.auroc()[0]),
                          "change": moved_by})  # fmt: skip
     columns = {"finding": "Finding", "kind": "Disturbance", "severity": "Severity", "auroc": "AUROC",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medvit.errors import ConfigError
 from medvit.phantom import dicom_objects
-from medvit.phantom.ray_tracing import Ellipsoid, Grid, Span, add_rod, intersection, length_without
+from medvit.phantom.ray_tracing import Ellipsoid, Grid, Span, add_rod, intersection, length_without, parallel_rays
 
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 SOFT, LUNG, BONE, LEAD = 0.0205, 0.0055, 0.050, 2.0  # 1/mm
@@ -196,13 +196,10 @@ def expose(
 
 def _rays(patient: Patient, detector: Detector, view: str, rng: np.random.Generator) -> tuple[Grid, Grid]:
     """Return the patient coordinates (x, z) in mm of every pixel's ray: magnified, scaled to the patient, shifted."""
-    rows, columns = detector.shape
     magnification = 1.12 if view == "AP" else 1.05
-    pitch = detector.pitch_mm / (magnification * patient.size)
     shift = rng.normal(0, 5, size=2)
-    x = (np.arange(columns) - (columns - 1) / 2) * pitch + shift[0]
-    z = ((rows - 1) / 2 - np.arange(rows)) * pitch - 6 + shift[1]
-    return np.tile(x, (rows, 1)), np.tile(z[:, None], (1, columns))
+    x, z = parallel_rays(detector.shape, detector.pitch_mm / (magnification * patient.size))
+    return x + shift[0], z - 6 + shift[1]
 
 
 def _add_bones(line: Grid, x: Grid, z: Grid, patient: Patient, turn: float) -> None:

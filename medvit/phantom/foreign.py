@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from medvit.errors import ConfigError
 from medvit.phantom import head as phantom_head
-from medvit.phantom.ray_tracing import Ellipsoid, add_rod, intersection
+from medvit.phantom.films import BONE, LUNG, SOFT
+from medvit.phantom.ray_tracing import Ellipsoid, add_rod, intersection, parallel_rays
 
 Array = NDArray[np.float64]
 Size = tuple[int, int]
-_SOFT, _LUNG, _BONE = 0.0205, 0.0055, 0.050  # 1/mm near 60 keV
 
 
 def foreign(name: str, count: int, size: Size, seed: int = 0) -> NDArray[np.uint8]:
@@ -36,7 +36,7 @@ def foreign(name: str, count: int, size: Size, seed: int = 0) -> NDArray[np.uint
 
 def hand(size: Size, random: np.random.Generator) -> Array:
     """Draw five fingers of three bones each and a wrist, soft tissue around them, on an open field."""
-    x, z = _rays(size, 220.0)
+    x, z = parallel_rays(size, 220.0 / size[0])  # 220 mm from top to bottom
     line = np.zeros(size)
     palm = random.normal(0, 6, 2)
     bones = [((palm[0] + 9 * k, palm[1] - 85), (palm[0] + 10 * k, palm[1] - 45), 7.0) for k in (-1, 1)]
@@ -47,25 +47,25 @@ def hand(size: Size, random: np.random.Generator) -> Array:
             bones.append((point, end, 5.5 - 0.7 * joint))
             point, length = (end[0] + 3 * np.sin(angle), end[1] + 3 * np.cos(angle)), length * 0.68
     for start, end, radius in bones:
-        add_rod(line, x, z, (start, end), radius * 1.9, _SOFT)
-        add_rod(line, x, z, (start, end), radius, _BONE)
+        add_rod(line, x, z, (start, end), radius * 1.9, SOFT)
+        add_rod(line, x, z, (start, end), radius, BONE)
     return _shown(line, random)
 
 
 def lateral(size: Size, random: np.random.Generator) -> Array:
     """Draw the chest from the side: the bodies of the frontal phantom after a quarter turn, spine behind."""
-    x, z = _rays(size, 390.0)
+    x, z = parallel_rays(size, 390.0 / size[0])
     turn, breath = np.pi / 2 + random.normal(0, 0.05), random.uniform(-14, 10)
-    line = _SOFT * Ellipsoid((0, 0, 0), (168, 108 * random.uniform(0.85, 1.2), 420)).turned(turn).span(x, z).length()
+    line = SOFT * Ellipsoid((0, 0, 0), (168, 108 * random.uniform(0.85, 1.2), 420)).turned(turn).span(x, z).length()
     for side in (-1, 1):
         lung = Ellipsoid((side * 71, 4, 18), (57, 78, 118 + breath / 3)).turned(turn).span(x, z)
-        line -= 0.8 * (_SOFT - _LUNG) * lung.length()
+        line -= 0.8 * (SOFT - LUNG) * lung.length()
         dome = Ellipsoid((side * 72, 4, -142 - breath), (82, 112, 74)).turned(turn).span(x, z)
-        line += 0.8 * (_SOFT - _LUNG) * intersection(lung, dome).length()
-    line += (_SOFT - _LUNG) * Ellipsoid((22, -22, -48), (58, 44, 60), 0.3).turned(turn).span(x, z).length()
+        line += 0.8 * (SOFT - LUNG) * intersection(lung, dome).length()
+    line += (SOFT - LUNG) * Ellipsoid((22, -22, -48), (58, 44, 60), 0.3).turned(turn).span(x, z).length()
     for level in range(-7, 7):
         spine = Ellipsoid((0, 62, level * 25.0), (17, 15, 11)).turned(turn).span(x, z)
-        line += (_BONE - _SOFT) * spine.length()
+        line += (BONE - SOFT) * spine.length()
     return _shown(np.maximum(line, 0), random)
 
 
@@ -108,14 +108,6 @@ SETS: dict[str, Callable[[Size, np.random.Generator], Array]] = {
     "photo": photo,
     "noise": noise,
 }
-
-
-def _rays(size: Size, height_mm: float) -> tuple[Array, Array]:
-    """Return (x, z) in mm of every pixel's ray, `height_mm` from top to bottom."""
-    pitch = height_mm / size[0]
-    x = (np.arange(size[1]) - (size[1] - 1) / 2) * pitch
-    z = ((size[0] - 1) / 2 - np.arange(size[0])) * pitch
-    return np.tile(x, (size[0], 1)), np.tile(z[:, None], (1, size[1]))
 
 
 def _shown(line: Array, random: np.random.Generator) -> Array:

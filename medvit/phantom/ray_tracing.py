@@ -14,6 +14,13 @@ from numpy.typing import NDArray
 Grid = NDArray[np.float64]
 
 
+def parallel_rays(shape: tuple[int, int], pitch: float) -> tuple[Grid, Grid]:
+    """Return (x, z) in mm of the ray of every pixel of a matrix (rows, columns) centred on the patient."""
+    x = (np.arange(shape[1]) - (shape[1] - 1) / 2) * pitch
+    z = ((shape[0] - 1) / 2 - np.arange(shape[0])) * pitch
+    return np.tile(x, (shape[0], 1)), np.tile(z[:, None], (1, shape[1]))
+
+
 class Span(NamedTuple):
     """Where rays are inside a body, mm along y: from `near` to `far`; a missed body has near = far."""
 
