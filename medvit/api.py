@@ -183,8 +183,8 @@ def read_film(source: FilmSource, **policy: Any) -> Film:
 def read_volume(source: AnyPath | Sequence[AnyPath | bytes], key: str = "", **policy: Any) -> Volume:
     """Read one volume: values (slice, row, column) float32 after rescale, with its affine to LPS millimetres.
 
-    source: the folder of one series its files, or a NIfTI file. key: which
-    volume of the series, such as "echo=2". policy: settings of `medvit.series.policy.SeriesPolicy`.
+    source: the folder of one series, its files, or a NIfTI file. key: which volume of the series, such as "echo=2".
+    policy: settings of `medvit.series.policy.SeriesPolicy`.
 
     Raises:
         DicomRefusal: a series that is no volume, by its code. DataError: an empty folder.

@@ -101,14 +101,19 @@ def settings_of(name: str, given: Mapping[str, Any], check: Check | None = None)
         ConfigError: all problems of the settings in one message, as on the command line.
     """
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    callers = GlobalHydra.instance().hydra  # of a program that uses Hydra itself and calls medvit
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # heeded only where torch is not imported yet
     words = _with_user_folder(readable(overrides_of(given)))
-    if problems := preflight(conf_dir(), name, words, check):
-        raise ConfigError(_listed(problems))
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        settings: Any = OmegaConf.to_container(compose(name, words), resolve=True, throw_on_missing=True)
+    try:
+        if problems := preflight(conf_dir(), name, words, check):
+            raise ConfigError(_listed(problems))
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            settings: Any = OmegaConf.to_container(compose(name, words), resolve=True, throw_on_missing=True)
+    finally:
+        GlobalHydra.instance().hydra = callers
     return dict(settings)
 
 

@@ -9,6 +9,7 @@ docs/reference/results.md.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ WORK = Path("work/brain_tumor")
 
 def medvit(command: str, *settings: str) -> None:
     """Run one command of medvit as a user would."""
-    print(f"\n$ python -m medvit.{command} {' '.join(settings)}", flush=True)
+    print(f"\n$ python -m medvit.{command} {shlex.join(settings)}", flush=True)
     subprocess.run([sys.executable, "-m", f"medvit.{command}", *settings], check=True)
 
 

@@ -8,6 +8,7 @@ Every line below can be typed by hand; docs/reference/results.md holds what they
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ WORK = Path("work/cxr")
 
 def medvit(command: str, *settings: str) -> None:
     """Run one command of medvit as a user would."""
-    print(f"\n$ python -m medvit.{command} {' '.join(settings)}", flush=True)
+    print(f"\n$ python -m medvit.{command} {shlex.join(settings)}", flush=True)
     subprocess.run([sys.executable, "-m", f"medvit.{command}", *settings], check=True)
 
 

@@ -5,13 +5,14 @@ python pipelines/synthetic.py
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
 
 def medvit(command: str, *settings: str) -> None:
     """Run one command of medvit as a user would."""
-    print(f"\n$ python -m medvit.{command} {' '.join(settings)}", flush=True)
+    print(f"\n$ python -m medvit.{command} {shlex.join(settings)}", flush=True)
     subprocess.run([sys.executable, "-m", f"medvit.{command}", *settings], check=True)
 
 

@@ -68,6 +68,21 @@ def test_mappings_set_each_key_and_two_underscores_are_a_dot() -> None:
         overrides_of({"trainer__epochs": object()})
 
 
+def test_a_program_with_hydra_of_its_own_keeps_it(tmp_path: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    (tmp_path / "mine.yaml").write_text("a: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        settings_of("split", {"data.folder": "x"})
+        with pytest.raises(ConfigError):
+            settings_of("split", {"data.foldre": "x"})
+        assert compose("mine")["a"] == 1
+
+
+def test_type_checkers_of_users_see_the_annotations() -> None:
+    assert (Path(medvit.__file__).parent / "py.typed").is_file()
+
+
 def test_all_wrong_settings_are_told_at_once_and_before_torch() -> None:
     with pytest.raises(ConfigError, match=r"2 problems(.|\n)*model=vit_pcio does not exist(.|\n)*trainer\.epochs"):
         medvit.train(trainer__epoch=2, model="vit_pcio")

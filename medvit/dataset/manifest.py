@@ -85,7 +85,8 @@ def read(folder: Path) -> Manifest:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise DataError(
-            "manifest: the data folder holds no manifest.parquet; run python -m medvit.index data.root=DIR first"
+            "manifest: the data folder holds no manifest.parquet; run first "
+            "python -m medvit.index data.root=DIR data.folder=DIR"
         )
     try:
         stored = parquet.read_table(path)

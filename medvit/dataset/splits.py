@@ -108,16 +108,20 @@ def read(folder: Path, manifest: Manifest) -> Splits:
 
     path = folder / "splits.parquet"
     if not path.is_file():
-        raise SplitError("splits.parquet is missing from data.folder; run `python -m medvit.split` first")
+        raise SplitError(
+            "splits.parquet is missing from data.folder; run `python -m medvit.split data.folder=DIR` first"
+        )
     stored = pq.read_table(path)
     meta = {key.decode(): value.decode() for key, value in (stored.schema.metadata or {}).items()}
     splits = Splits(stored.to_pandas(), meta.get("manifest", ""), json.loads(meta.get("spec", "{}")))
     if splits.digest != meta.get("digest"):
-        raise SplitError("splits.parquet was altered after it was written; run `python -m medvit.split` again")
+        raise SplitError(
+            "splits.parquet was altered after it was written; run `python -m medvit.split data.folder=DIR` again"
+        )
     if splits.manifest_digest != manifest.digest:
         raise SplitError(
             f"the manifest changed (now {manifest.digest[:12]}, the split was made for {splits.manifest_digest[:12]}); "
-            "run `python -m medvit.split` again, and know that results before and after are not comparable"
+            "run `python -m medvit.split data.folder=DIR` again; results before and after are not comparable"
         )
     return splits
 

@@ -17,7 +17,7 @@ from medvit.prediction.thresholds import FrozenThresholds
 from medvit.report.table import Row, Table, estimate, missing
 
 Array = NDArray[np.float64]
-_OWN_SPLIT = "Split by patient again; python -m medvit.split audit=true shows what is shared"
+_OWN_SPLIT = "Split by patient again; python -m medvit.split data.folder=DIR audit=true shows what is shared"
 _OTHER_SITE = (
     "Take them out of that data set. Where patient numbers of two sites merely coincide, index that site with a key of "
     "its own (MEDVIT_PSEUDO_KEY_FILE)"
