@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tests" / "dicom_cases"))
 import cases  # noqa: E402 - lies beside the tests that run it
 import series_cases  # noqa: E402
 
-DOCUMENT = (ROOT / "docs" / "silent-errors.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "reference" / "silent-errors.md").read_text(encoding="utf-8")
 ROWS = {line.split("|")[1].strip(): line for line in DOCUMENT.splitlines() if re.match(r"\| B\d{3}\S* \|", line)}
 OF_DATA = {f"B{number:03d}" for number in range(106, 124)}
 
