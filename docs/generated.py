@@ -1,4 +1,4 @@
-"""Pages of the site that are made while it is built: the settings and recipes of conf/ with their comments.
+"""Pages of the site that are made while it is built: settings and recipes of conf/, and the tutorials as notebooks.
 
 A hook of mkdocs (`hooks` in mkdocs.yml). What stands in conf/ is said there only: a setting is explained by the comment
 on its line, or by that of the same setting in another file of its group, or by that of the mapping which holds it.
@@ -12,23 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jupytext
 import yaml
 from mkdocs.structure.files import File, Files
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-COMMANDS = (
-    "doctor",
-    "index",
-    "split",
-    "train",
-    "evaluate",
-    "compare",
-    "register",
-    "export",
-    "predict",
-    "unpack",
-    "base",
-)
+_ORDER = ("doctor", "unpack", "index", "split", "train", "evaluate", "compare", "register", "export", "predict")
+_FOUND = sorted(file.stem for file in CONF.glob("*.yaml"))
+COMMANDS = (*_ORDER, *(name for name in _FOUND if name not in (*_ORDER, "base")), "base")
 GROUPS = ("preprocess", "augment", "model", "pool", "bag", "task", "optim", "trainer", "tracking")
 _OF_COMMANDS = {"labels": "index", "split": "split", "data": "index"}  # what presets of data/ set for those commands
 _UNSAID = ("defaults", "hydra")
@@ -171,7 +162,10 @@ PAGES = {"reference/settings.md": settings_page, "reference/recipes.md": recipes
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the generated pages (called by mkdocs)."""
+    """Add the generated pages and notebooks (called by mkdocs)."""
     for place, page in PAGES.items():
         files.append(File.generated(config, place, content=page()))
+    for page in sorted((Path(config.docs_dir) / "tutorials").glob("*.md")):
+        notebook = jupytext.writes(jupytext.read(page, fmt="md"), fmt="ipynb")
+        files.append(File.generated(config, f"tutorials/{page.stem}.ipynb", content=notebook))
     return files
