@@ -173,14 +173,14 @@ def unlabelled(found: Indexed) -> Indexed:
 
 
 def picture_range(found: Indexed, root: Path) -> int | None:
-    """Return how many of 16 bits the pictures of the set use (`picture_range.picture_bits`), and log it."""
+    """Return how many bits the films use that do not say it (`picture_range.picture_bits`), and log it."""
     from medvit.dataset.picture_range import picture_bits
 
-    films = found.images[(found.images["kind"] == "film") & (found.images["sop_class"].fillna("") == "")]
-    with progress("looking for the range of 16-bit pictures") as step:
+    films = found.images[found.images["kind"] == "film"]
+    with progress("looking for the range of films that do not state it") as step:
         bits = picture_bits([root / names[0] for names in films["files"]], found.workers, step)
     if bits:
-        log.info("16-bit pictures: %d bits hold the brightest pixel of 99 %% of them and become black to white", bits)
+        log.info("films without a declared range: %d bits hold 99 %% of them and become black to white", bits)
     return bits
 
 

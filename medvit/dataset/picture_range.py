@@ -1,4 +1,4 @@
-"""How many of 16 bits the pictures of a data set use: one decision for the set, so that no image's extreme counts."""
+"""How many bits the films of a data set use that do not say: one decision for the set, so that no extreme counts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medvit.dicom.read import brightest
 from medvit.errors import DicomRefusal
 from medvit.preprocess.picture import DEPTHS, is_picture, picture_header, read_picture
 
@@ -16,9 +17,9 @@ _SHARE = 0.99  # of them whose brightest pixel must fit: single defect pixels de
 
 
 def picture_bits(paths: Sequence[Path], workers: int, progress: Callable[[int], None] | None = None) -> int | None:
-    """Return the bits that hold 99 % of the 16-bit pictures among `paths`, None where there are none that do not say.
+    """Return the bits that hold 99 % of the films among `paths` that do not say them, None where all say them.
 
-    Pictures that say it themselves (sBIT) and those that cannot be read are left out.
+    Those are 16-bit pictures without sBIT, and signed or 32-bit DICOM; what cannot be read is left out.
     """
     import joblib
 
@@ -32,16 +33,17 @@ def picture_bits(paths: Sequence[Path], workers: int, progress: Callable[[int], 
     if not tops:
         return None
     bound = float(np.quantile(tops, _SHARE, method="inverted_cdf"))
-    return next(depth for depth in DEPTHS if bound < 1 << depth)
+    return next((depth for depth in DEPTHS if bound < 1 << depth), min(32, int(bound).bit_length()))
 
 
-def _brightest(path: Path) -> int | None:
-    """Return the highest value of a 16-bit picture that does not say how many bits it has, None for any other file."""
+def _brightest(path: Path) -> float | None:
+    """Return the highest value of a film that does not say how many bits it has, None for any other file."""
     try:
+        with path.open("rb") as file:
+            if not is_picture(file.read(4096)):
+                return brightest(path)
         data = path.read_bytes()
-        head = picture_header(io.BytesIO(data)) if is_picture(data[:4096]) else None
-        if head is None or not head.deep or head.significant is not None:
-            return None
-        return int(read_picture(data).samples.max())
+        head = picture_header(io.BytesIO(data))
+        return float(read_picture(data).samples.max()) if head.deep and head.significant is None else None
     except (DicomRefusal, OSError):
         return None

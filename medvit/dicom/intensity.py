@@ -12,6 +12,7 @@ import pydicom
 from numpy.typing import NDArray
 
 from medvit.dicom import tags
+from medvit.dicom.pixel_description import PixelDescription
 from medvit.dicom.policy import FilmPolicy
 from medvit.errors import DicomRefusal
 
@@ -152,6 +153,50 @@ def _words16(item: pydicom.Dataset, keyword: str) -> NDArray[np.uint16]:
 
 def _bad_lut(found: str, allowed: str) -> DicomRefusal:
     return DicomRefusal("E-LUT", found, allowed=allowed, tag="(0028,3002)", fix="correct the look-up table")
+
+
+def whole_range(
+    modality: Modality, m: PixelDescription, span: tuple[float, float], bits: int | str, *, signed: bool, positive: bool
+) -> Voi:
+    """Return the range that is black to white without any VOI: what is declared, or `bits` where that is mostly empty.
+
+    `span` is (min, max) of the modality values; `positive`: these are never negative (`E-SIGN`), as in radiographs;
+    `bits` as in `FilmPolicy`.
+    """
+    if modality.table is not None:
+        low, high = 0.0, float((1 << modality.table.bits) - 1)
+        return Voi(low, high, f"voi none: range of the modality lut {low:g}..{high:g}")
+    if m.is_float:
+        return Voi(span[0], span[1], f"voi none: range of the values {span[0]:g}..{span[1]:g}")
+    wide = signed or m.signed or m.stored > 16
+    if wide and bits == "image":
+        needed = max(1, int(np.ceil(np.log2(max(-span[0], span[1] + 1) - 1e-6))))
+        low, high = (0.0 if span[0] >= -0.5 else -float(1 << needed)), float((1 << needed) - 1)
+        return Voi(low, high, f"voi none: {needed} bits hold the values, range {low:g}..{high:g}")
+    negative = (signed or m.signed) and not positive
+    if wide and not isinstance(bits, str):
+        low, high = -float(1 << bits) * negative, float((1 << bits) - 1)
+        return Voi(low, high, f"voi none: {bits} bits of the data set, range {low:g}..{high:g}")
+    top = (1 << (m.stored - (signed or m.signed))) - 1
+    ends = [stored * modality.slope + modality.intercept for stored in (-(top + 1) * (signed or m.signed), top)]
+    low, high = max(min(ends), 0.0) if wide and positive else min(ends), max(ends)
+    return Voi(low, high, f"voi none: declared range {low:g}..{high:g}")
+
+
+def told_range(
+    modality: Modality, m: PixelDescription, whole: Voi, span: tuple[float, float], bits: int | str
+) -> list[str]:
+    """Return the warning (`W-RANGE`) that a range is this image's own, mostly empty, or exceeded."""
+    if bits == "image" or modality.table is not None:
+        return []
+    if m.is_float:
+        return [f"W-RANGE nothing declares a range: {span[0]:g}..{span[1]:g} is this image's own"]
+    if span[1] > whole.high:
+        return [f"W-RANGE values up to {span[1]:g} are above {whole.high:g} and become white"]
+    if (m.signed or m.stored > 16) and 0 < span[1] < whole.high / 4:
+        needed = max(8, int(span[1]).bit_length())
+        return [f"W-RANGE of {whole.low:g}..{whole.high:g} only {span[1]:g} is reached; picture_bits={needed}"]
+    return []
 
 
 def voi_of(dataset: pydicom.Dataset, policy: FilmPolicy, span: tuple[float, float], whole: Voi) -> Voi:

@@ -53,8 +53,9 @@ class FilmPolicy:
     `voi`: "auto" takes the window `window_index` of the file, else its VOI LUT, else the whole range: a film then looks
     as its maker meant it to (PS3.3 C.11.2), and files without a window keep their exact values; "window" and "lut"
     refuse a file that has none; "percentile" stretches `percentiles` (percent) of the pixels; "none" takes the range.
-    The range is the declared one (0 to 2^BitsStored-1 through the rescale); for signed or 32-bit values, whose
-    declared range is mostly empty, the smallest whole number of bits that holds the modality values.
+    The range is the declared one (0 to 2^BitsStored-1 through the rescale). Signed and 32-bit values hardly fill it:
+    `bits` says what they have, a number for all films of a set (the index finds it), "declared" (signed radiographs
+    from 0), or "image": what this image's own values need, as medvit 0.1 did.
     `blind_window`: where more than 95 % of the pixels lie beyond the window or VOI LUT, take the "range", or "keep" it,
     or "refuse" the film (`E-WINDOW`); more than half are told (`W-WINDOW`).
     `reduce_to`: (rows, columns) that a JPEG 2000 or HTJ2K film may be decoded down to, at half, quarter, ...
@@ -67,6 +68,7 @@ class FilmPolicy:
     voi: str = "auto"
     window_index: int = 0
     blind_window: str = "range"
+    bits: int | str = "declared"
     percentiles: tuple[float, float] = (0.5, 99.5)
     reduce_to: tuple[int, int] | None = None
     allow_rgb: str = "refuse"
@@ -76,6 +78,8 @@ class FilmPolicy:
 
     def __post_init__(self) -> None:
         _one_of("voi", self.voi, ("auto", "window", "lut", "percentile", "none"))
+        if self.bits not in {*range(1, 33), "declared", "image"}:
+            raise ConfigError(f"bits={self.bits!r} is not known: expected declared or 1 to 32")
         _one_of("blind_window", self.blind_window, ("range", "keep", "refuse"))
         _one_of("allow_rgb", self.allow_rgb, ("refuse", "luminance"))
         _one_of("orientation", self.orientation, ("flip", "refuse", "ignore"))

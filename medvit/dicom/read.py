@@ -21,7 +21,16 @@ from medvit.dicom.decode import require_complete, stored_frames
 from medvit.dicom.facts import aspect_ratio, read_facts
 from medvit.dicom.grey_scale import luminance, to_grey_scale
 from medvit.dicom.header import read_dataset
-from medvit.dicom.intensity import Modality, Voi, look_up, modality_of, percentile_bounds, voi_of
+from medvit.dicom.intensity import (
+    Modality,
+    Voi,
+    look_up,
+    modality_of,
+    percentile_bounds,
+    told_range,
+    voi_of,
+    whole_range,
+)
 from medvit.dicom.limits import check_matrix
 from medvit.dicom.pixel_description import PixelDescription, pixel_description
 from medvit.dicom.policy import FilmPolicy, check_accepted
@@ -73,6 +82,22 @@ def film_of(dataset: pydicom.Dataset, policy: FilmPolicy) -> Film:
     return replace(film, samples=samples, facts=facts, steps=tuple(steps), warnings=_warnings(dataset, facts))
 
 
+def brightest(source: Source) -> float | None:
+    """Return the highest modality value of a film whose declared range is mostly empty, None for any other object.
+
+    That are signed and 32-bit values without a modality LUT. Raises `DicomRefusal` as `read_film` does.
+    """
+    header = read_dataset(source, pixels=False)
+    deep = tags.integer16(header, "PixelRepresentation", 0) == 1 or tags.integer16(header, "BitsStored", 0) > 16
+    if not deep or "ModalityLUTSequence" in header:
+        return None
+    dataset = read_dataset(source, pixels=True)
+    samples = stored_frames(dataset).values[0]
+    keep = _kept(dataset, samples, [])
+    values = modality_of(dataset)(samples if keep is None else samples[keep])
+    return float(values.max()) if values.size else None
+
+
 def modality_values(dataset: pydicom.Dataset, stored: Array) -> NDArray[np.float32]:
     """Return the modality values of stored values of any shape, float32, by the data set's own LUT or slope."""
     return modality_of(dataset, signed=stored.dtype.kind == "i")(stored)
@@ -99,12 +124,15 @@ def _displayed(
     ends = (low * slope + intercept, high * slope + intercept)
     span = (min(ends), max(ends))
     _check_sign(dataset, samples, keep, slope, intercept, span)
-    whole = _whole_range(modality, m, samples, span)
+    radiograph = tags.text_value(dataset, "Modality") in _FILM_MODALITIES
+    whole = whole_range(modality, m, span, policy.bits, signed=samples.dtype.kind == "i", positive=radiograph)
     voi = voi_of(dataset, policy, span, whole)
     if policy.voi == "percentile":
         voi = _stretch(samples, keep, slope, intercept, policy)
     elif voi is not whole:
         voi = _not_blind(dataset, voi, whole, voi.share_beyond(samples, slope, intercept, span, keep), policy)
+    if voi is whole:
+        dataset.notes += told_range(modality, m, voi, span, policy.bits)
     steps.append(voi.step)
     if voi.curve is None and (span[1] <= voi.low or span[0] >= voi.high):
         raise DicomRefusal("E-CONST", f"{voi.step}: every pixel is beyond it", fix="voi: none, or another window_index")
@@ -170,22 +198,6 @@ def _check_sign(
     if share > _NEGATIVE_SHARE:
         found = f"{100 * share:.2f} % of pixels negative in a {modality} image"
         raise DicomRefusal("E-SIGN", found, allowed="<= 0.1 %", tag="(0028,0103)", fix="correct PixelRepresentation")
-
-
-def _whole_range(modality: Modality, m: PixelDescription, samples: Array, span: tuple[float, ...]) -> Voi:
-    """Return the range that is black to white without any VOI."""
-    if modality.table is not None:
-        low, high = 0.0, float((1 << modality.table.bits) - 1)
-        return Voi(low, high, f"voi none: range of the modality lut {low:g}..{high:g}")
-    if m.is_float:
-        return Voi(span[0], span[1], f"voi none: range of the values {span[0]:g}..{span[1]:g}")
-    if samples.dtype.kind == "u":
-        ends = (modality.intercept, ((1 << m.stored) - 1) * modality.slope + modality.intercept)
-        low, high = min(ends), max(ends)
-        return Voi(low, high, f"voi none: declared range {low:g}..{high:g}")
-    bits = max(1, int(np.ceil(np.log2(max(-span[0], span[1] + 1) - 1e-6))))
-    low, high = (0.0 if span[0] >= -0.5 else -float(1 << bits)), float((1 << bits) - 1)
-    return Voi(low, high, f"voi none: {bits} bits hold the values, range {low:g}..{high:g}")
 
 
 def _not_blind(dataset: pydicom.Dataset, voi: Voi, whole: Voi, share: float, policy: FilmPolicy) -> Voi:

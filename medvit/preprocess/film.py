@@ -14,7 +14,7 @@ from medvit.dicom.storage import Source
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess.definition import Definition, Prepared, as_bytes
 from medvit.preprocess.nifti import is_nifti
-from medvit.preprocess.picture import DEPTHS, is_picture, read_picture
+from medvit.preprocess.picture import is_picture, read_picture
 from medvit.preprocess.placement import Placement
 from medvit.preprocess.resize import resize_exact
 from medvit.types import Film
@@ -36,7 +36,8 @@ class FilmPreprocess(Definition):
     border: "none", or "black" to trim rows and columns that are black (collimation) before the resize.
     fit: "pad" keeps the physical aspect (spacing row against column) and pads black; "stretch" fills the canvas.
     dtype: "uint8" or "uint16", the integers the cache keeps: round(display * 255 or 65535).
-    picture_bits: which values of a 16-bit picture are white, see `medvit.preprocess.picture.read_picture`.
+    picture_bits: which values are white of 16-bit pictures (`medvit.preprocess.picture.read_picture`) and of signed or
+    32-bit DICOM without a window (`bits` of `FilmPolicy`).
     mean, std: the checkpoint's constants on display values in [0, 1].
     """
 
@@ -62,10 +63,8 @@ class FilmPreprocess(Definition):
             wrong.append(f"voi: {error}")
         wrong += [] if self.border in {"none", "black"} else [f"border={self.border!r}: expected none or black"]
         wrong += [] if self.fit in {"pad", "stretch"} else [f"fit={self.fit!r}: expected pad or stretch"]
-        if self.picture_bits not in {*DEPTHS, "declared", "image"}:
-            wrong.append(
-                f"picture_bits={self.picture_bits!r}: expected declared or one of {', '.join(map(str, DEPTHS))}"
-            )
+        if self.picture_bits not in {*range(8, 33), "declared", "image"}:
+            wrong.append(f"picture_bits={self.picture_bits!r}: expected declared or 8 to 32")
         if wrong:
             raise ConfigError("FilmPreprocess: " + "; ".join(wrong))
 
@@ -83,11 +82,11 @@ class FilmPreprocess(Definition):
         """How films are read; raises ConfigError for settings that are wrong."""
         asked = self.voi.get("reduce_to")
         if not isinstance(asked, str):
-            return FilmPolicy.of(self.voi)
+            return FilmPolicy.of({"bits": self.picture_bits, **self.voi})
         if asked not in _REDUCED:
             raise ConfigError(f"reduce_to={asked!r} is not known: expected size, double or (rows, columns)")
         rows, columns = (side * _REDUCED[asked] for side in self.size)
-        return FilmPolicy.of({**self.voi, "reduce_to": (rows, columns)})
+        return FilmPolicy.of({"bits": self.picture_bits, **self.voi, "reduce_to": (rows, columns)})
 
     def read(self, source: Source) -> Film:
         """Decode one file (DICOM by the VOI policy, or a picture) to a Film."""

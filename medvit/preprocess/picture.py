@@ -180,7 +180,7 @@ def _white(samples: NDArray[Any], significant: int | None, bits: int | str) -> t
     if significant is not None:
         return _of_significant(samples, significant, highest)
     if isinstance(bits, int):
-        top = (1 << bits) - 1
+        top = (1 << min(bits, 16)) - 1
         above = float(np.mean(samples > top)) if highest > top else 0.0
         return top, (f"W-RANGE {100 * above:.2g} % of the pixels are above {bits} bits and become white",) * (above > 0)
     fix = f"preprocess.picture_bits={needed} takes these as the whole range"

@@ -122,8 +122,9 @@ CASES: tuple[Case, ...] = (
         CONVERT,
         bend(PHANTOM.astype(np.uint32) * 128, bits=32),
         truth=lambda: PHANTOM * 128.0 / (2**19 - 1),
+        policy={"bits": 19},
     ),
-    show("B014", "Float Pixel Data", CONVERT, bent.float_film, truth=lambda: PHANTOM / PHANTOM.max()),
+    show("B014", "Float Pixel Data", CONVERT, bent.float_film, code="W-RANGE", truth=lambda: PHANTOM / PHANTOM.max()),
     refuse("B015", "RGB", "E-COLOUR", lambda: bent.colour("RGB", bent.rgb())),
     show(
         "B015b",
