@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,33 @@ def test_a_header_that_no_report_may_copy_costs_its_report_alone_and_an_anonymou
     }
 
 
+def test_pictures_are_named_as_the_index_names_them_and_a_model_of_pictures_refuses_dicom(
+    trained, contents, films, tmp_path
+) -> None:
+    """They had no uid and no study, and DICOM was refused with "not given; not given; not given; not given"."""
+    import cv2
+
+    from medvit.bundle.acceptance import envelope
+    from medvit.bundle.build import write_draft
+    from medvit.index import index
+
+    root = tmp_path / "pictures"
+    (root / "ward").mkdir(parents=True)
+    for number, film in enumerate(films[:3]):
+        grey = (pydicom.dcmread(film).pixel_array >> 4).astype(np.uint8)
+        cv2.imwrite(str(root / "ward" / f"{number}.png"), grey)
+    known = index(root, tmp_path / "data", options={"patient_fallback": "file"}).table
+    pictures = replace(contents, acceptance=envelope(known), thresholds={}, calibration={})
+    bundle = write_draft(trained, pictures, tmp_path / "bundle")
+    assert predict(bundle, root, tmp_path / "out", isolate=False) == 0
+    assert {row["uid"] for row in rows(tmp_path / "out")} == set(known["uid"])
+    told = {json.loads(file.read_text())["study"] for file in (tmp_path / "out" / "studies").iterdir()}
+    assert told == set(known["study"])
+    assert predict(bundle, films[0], tmp_path / "dicom", isolate=False) == 10
+    (row,) = rows(tmp_path / "dicom")
+    assert "a DICOM object (DX), trained on PNG, JPEG or NIfTI files, never on DICOM" in row["reason"]
+
+
 def test_only_good_films_give_exit_code_0(bundle, films, tmp_path) -> None:
     assert predict(bundle, films[0], tmp_path / "out") == 0
     assert len(rows(tmp_path / "out")) == 1
@@ -184,8 +212,6 @@ def test_no_name_identifier_date_uid_or_path_reaches_the_output(bundle, films, t
 def test_no_canary_of_real_films_reaches_the_output_and_all_header_variants_are_read(
     real_data, trained, contents, tmp_path
 ) -> None:
-    from dataclasses import replace
-
     from medvit.bundle.build import export
 
     found = sorted((real_data / "labelled" / "cxr_pneumonia_dicom" / "dicom").rglob("IM*"))
