@@ -196,7 +196,7 @@ def table(net: Network, permuted: Network, data: Data, parts: list[Part]) -> Non
     unit = "mm" if data.mm != 1 else "pixels"
     print(f"{len(rows)} images with a finding, {len({t.patient for t in truths})} patients or groups; "
           f"tolerance {truths[0].tolerance_mm:.1f} {unit}")  # fmt: skip
-    other = faithfulness.shuffled(net, "all")
+    other = faithfulness.shuffle_weights(net, "all")
     for name in (*attribution.METHODS, *STAND_IN):
         began = time.time()
         ways = [STAND_IN.get(name) or attribution.method(name, each.fill.image) for each in parts]
@@ -216,7 +216,7 @@ def table(net: Network, permuted: Network, data: Data, parts: list[Part]) -> Non
 def faithful(net: Network, each: Part, maps: torch.Tensor) -> np.ndarray:
     """Return insertion minus deletion [n]."""
     fill = grey(each.image) if each.fill.image is None else each.fill.image.expand_as(each.image)
-    deletion, insertion = faithfulness.curves(each.answer(net), each.image, maps, fill)
+    deletion, insertion = faithfulness.deletion_insertion(each.answer(net), each.image, maps, fill)
     return insertion - deletion
 
 
@@ -235,7 +235,7 @@ def line(name, maps, truths, faith=None, checks=None, seconds=None) -> None:
     cells = [f"{v.value:.2f} ({v.low:.2f} to {v.high:.2f})" for v in found.values()]
     cells += ["-"] * (4 - len(cells))
     cells += ["-"] * 4 if checks is None else [f"{checks[key]:.2f}" for key in ("head", "all", "labels")] + [
-        "passes" if faithfulness.passes(checks) else "fails"]  # fmt: skip
+        "passes" if faithfulness.passes_sanity(checks) else "fails"]  # fmt: skip
     print("|", " | ".join([name, *cells, "-" if seconds is None else f"{1000 * seconds:.0f}"]), "|", flush=True)
 
 

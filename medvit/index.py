@@ -44,7 +44,7 @@ def index(
     result, problems = indexing.label(found, spec) if spec else (indexing.unlabelled(found), [])
     indexing.write_exclusions(result.excluded, folder)
     if not problems:
-        log.info("%s", indexing.account(result))
+        log.info("%s", indexing.summary_text(result))
     refused = result.excluded[~result.excluded["code"].str.startswith("I-")]  # another film of the exposure is taken
     if len(refused) and on_bad == "refuse":
         problems.append(indexing.refusal_text(refused))

@@ -1,4 +1,4 @@
-"""Which images a model may be asked about: the envelope of its training set, checked before every prediction."""
+"""Acceptance limits of a model: ranges of its training images, checked before every prediction."""
 
 from __future__ import annotations
 

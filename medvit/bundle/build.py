@@ -1,4 +1,4 @@
-"""A bundle from a trained network: written beside its place, compared with the training path, then moved there."""
+"""Export a trained network as a bundle: write the parts, pass the parity gate, move the folder to its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exported folder: what stands in it, how it is written whole or not at all, how it is checked and read.
+"""The files of a bundle: their names, how they are written, sealed, verified and read.
 
 A folder a MONAI tool can open (`configs/metadata.json`, `models/`, `docs/`) with what its format lacks: preprocessing,
 labels, thresholds, calibration, acceptance limits, golden cases and the hash of every file. No pickle anywhere.

@@ -1,4 +1,4 @@
-"""From logits to what is said: probability, calibrated probability, decision. Plain JSON settings, numpy only."""
+"""From logits to probabilities, calibrated probabilities and decisions. Plain JSON settings, numpy only."""
 
 from __future__ import annotations
 

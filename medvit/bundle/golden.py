@@ -1,4 +1,4 @@
-"""Golden cases: generated images inside the bundle with what training said of them, so that every site can check.
+"""Golden cases: generated images with the expected outputs, kept in the bundle so that every site can check them.
 
 A decoder, a resize or a medvit of another version that reads images differently shows here, not in a clinic.
 """

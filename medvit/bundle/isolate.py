@@ -1,4 +1,4 @@
-"""Work on untrusted objects in child processes with a memory cap and a time cap (RE-05, SE-16).
+"""Child processes with a memory cap and a time cap for decoding untrusted files (RE-05, SE-16).
 
 Decoders are C libraries; a crafted frame can crash one. Here that kills a child, costs one refusal, and the next object
 gets a new child. What a child prints is thrown away, as it may hold a name. This is a cap on accidents, no jail: a

@@ -1,4 +1,4 @@
-"""The network as one ONNX file with a free batch size, traced with numbers that were never an image."""
+"""Export of the network to one ONNX file with a free batch size."""
 
 from __future__ import annotations
 

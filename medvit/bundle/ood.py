@@ -1,4 +1,4 @@
-"""Is an image unlike the training images? What a bundle carries to say so without the network: statistics of pixels.
+"""Out-of-distribution check of a bundle from image statistics, without the network.
 
 The limits are those of validation: 99 % of its images lie below 1 (half of them below 0). From 1 on a result carries a
 warning; from `REFUSE` on, where no validation image of our films lay and most hands, brains, photos and negatives did

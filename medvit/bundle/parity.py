@@ -1,4 +1,4 @@
-"""The gate of every export: the exported path must say what the training path says, on real files.
+"""Parity gate of the export: bundle and training path give equal outputs on real files.
 
 Training path: preprocessing, torch network, task. Exported path: another process without torch, from the same files.
 """

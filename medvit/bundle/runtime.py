@@ -1,4 +1,4 @@
-"""Runs an exported bundle: DICOM in, probabilities and decisions out. No torch, no MONAI, no MLflow.
+"""Runtime of an exported bundle: DICOM in, probabilities and decisions out. No torch, no MONAI, no MLflow.
 
 One image is one call of the network, so that a film gives the same numbers whatever lies beside it in the folder.
 """

@@ -1,4 +1,4 @@
-"""Runs a bundle in a process that cannot import torch, MONAI or MLflow: what the parity gate starts.
+"""Run a bundle in a process that cannot import torch, MONAI or MLflow; started by the parity gate.
 
 `python -m medvit.bundle.subprocess_check BUNDLE SOURCES.json RESULTS.json`: a JSON list of sources (a path, a list of
 paths, or `{files, volume_key}`), results as a JSON list of `{status, reason, logit, uncalibrated, probability,

@@ -1,4 +1,4 @@
-"""Decoded, resampled integer pixels in memory-mapped shards: read at memory speed, never stale, never torn.
+"""Memory-mapped cache of decoded, resampled integer pixels, checked against the source files.
 
 A cache folder holds one sub-folder per preprocessing and decoder versions: `header.json`, `journal`, `shard-000.bin`.
 What a file is, is known by a digest of its content; size, times and inode only save the reading.

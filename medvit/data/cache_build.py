@@ -1,4 +1,4 @@
-"""How a cache is brought up to date: find what is new or changed, decode it in parallel, hand it to the one writer."""
+"""Bring a cache up to date: find new and changed files, decode them in parallel, pass them to the writer."""
 
 from __future__ import annotations
 

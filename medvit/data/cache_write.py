@@ -1,4 +1,4 @@
-"""The one writer of a cache: under a lock, safe to kill at any moment.
+"""Writer of a cache: one process under a lock, safe to kill at any moment.
 
 Pixels are appended to a shard first and their journal line after, so a line that is there tells the truth. While a
 build is under way the file `dirty` stands in the folder; if it is found at the start, every checksum is verified first.

@@ -1,4 +1,4 @@
-"""A picture of what the augmentation does, so that a person can look at it before hours of training."""
+"""Contact sheet of augmented images, to look at before a training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a data set folder (manifest, splits, cache) to batches for training, and to the test split only when allowed."""
+"""LightningDataModule of a data set folder (manifest, splits, cache); the test split only when allowed."""
 
 from __future__ import annotations
 

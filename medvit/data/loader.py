@@ -81,18 +81,18 @@ class BatchLoader:
             self.epoch, self._resume_at = state["epoch"], state["done"]
 
     def __len__(self) -> int:
-        return len(self.parts(0))
+        return len(self.batch_indices(0))
 
     def __iter__(self) -> Iterator[Batch]:
         self.done, self._resume_at = self._resume_at, 0
         if self.on_epoch is not None:
             self.on_epoch(self.epoch)
-        for batch in self.made(self.parts(self.epoch)[self.done :], self.epoch):
+        for batch in self.make_batches(self.batch_indices(self.epoch)[self.done :], self.epoch):
             self.done += 1
             yield batch
         self.epoch, self.done = self.epoch + 1, 0
 
-    def parts(self, epoch: int) -> list[Part]:
+    def batch_indices(self, epoch: int) -> list[Part]:
         """Return the batches of an epoch in order, not made yet."""
         plan = self.plan
         if plan.sampler is None:  # every unit exactly once; ranks take turns
@@ -105,21 +105,21 @@ class BatchLoader:
     def _make(self, positions: NDArray[np.int64], units: NDArray[np.int64], epoch: int) -> Batch:
         return self.units.batch(positions, units, self.plan.augment, (self.plan.seed, epoch), self.pin)
 
-    def bytes_of(self, part: Part) -> int:
+    def batch_bytes(self, part: Part) -> int:
         """Return the size of the images of a batch."""
         cache = self.units.cache
         rows = np.concatenate([self.units.members[unit] for unit in part[1]])
         return int(cache.counts[rows].sum()) * image_bytes(cache.preprocess)
 
-    def made(self, todo: list[Part], epoch: int) -> Iterator[Batch]:
+    def make_batches(self, todo: list[Part], epoch: int) -> Iterator[Batch]:
         """Make batches in order, in this thread or ahead in others."""
         if self.workers:
-            yield from self._made_ahead(todo, epoch)
+            yield from self._make_ahead(todo, epoch)
             return
         for positions, units in todo:
             yield self._make(positions, units, epoch)
 
-    def _made_ahead(self, todo: list[Part], epoch: int) -> Iterator[Batch]:
+    def _make_ahead(self, todo: list[Part], epoch: int) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="medvit-batch")
         waiting: deque[Future[Batch]] = deque()
         try:

@@ -1,4 +1,4 @@
-"""How many threads make batches, how many batches wait, and whether they are page-locked: measured, not guessed."""
+"""Measure the fastest number of loader threads, prefetched batches and page-locked memory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class TunableLoader(Protocol):
     prefetch: int
     pin: bool
 
-    def parts(self, epoch: int) -> list[Any]:
+    def batch_indices(self, epoch: int) -> list[Any]:
         """Return the batches of an epoch in order, not made yet."""
 
-    def made(self, todo: list[Any], epoch: int) -> Iterator[Batch]:
+    def make_batches(self, todo: list[Any], epoch: int) -> Iterator[Batch]:
         """Make batches in order."""
 
-    def bytes_of(self, part: Any) -> int:
+    def batch_bytes(self, part: Any) -> int:
         """Return the size of the images of a batch."""
 
 
@@ -41,7 +41,7 @@ def tune_loader(loader: TunableLoader, workers: int | str, prefetch: int | str, 
     Eight batches of the first epoch are made for each candidate, after one round that warms the page cache. The batches
     themselves do not depend on any of the three.
     """
-    trial = loader.parts(0)[:_BATCHES]
+    trial = loader.batch_indices(0)[:_BATCHES]
     loader.workers, loader.prefetch, loader.pin = 0, 2, False
     if not trial:
         return
@@ -75,14 +75,14 @@ def _fastest(loader: TunableLoader, trial: list[Any], alone: float) -> tuple[int
 def _enough(each: list[float], loader: TunableLoader, trial: list[Any]) -> int:
     """Return how many finished batches outlast the slowest one, within the memory allowed."""
     wanted = math.ceil(max(each) / max(statistics.median(each), 1e-9))
-    size = max(1, loader.bytes_of(trial[0]))
+    size = max(1, loader.batch_bytes(trial[0]))
     return max(1, min(wanted, _MOST_AHEAD, _MOST_BYTES // size - loader.workers))
 
 
 def _seconds(loader: TunableLoader, trial: list[Any], workers: int) -> float:
     loader.workers = workers
     start = time.perf_counter()
-    for _ in loader.made(trial, 0):
+    for _ in loader.make_batches(trial, 0):
         pass
     return time.perf_counter() - start
 
@@ -101,7 +101,7 @@ def _faster_pinned(loader: TunableLoader, trial: list[Any]) -> bool:
     for pin in (False, True, False, True):  # the first round of each allocates
         loader.pin = pin
         start = time.perf_counter()
-        for batch in loader.made(trial, 0):
+        for batch in loader.make_batches(trial, 0):
             batch.image.to("cuda", non_blocking=True)
         torch.cuda.synchronize()
         seconds[pin] = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Which unit comes when: an order that follows from (seed, epoch) alone, for any number of workers and ranks."""
+"""Sampling order of an epoch, from (seed, epoch) alone, for any number of workers and ranks."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is on the disk and who is on which side: scan, manifest, label tables, pseudonyms, splits, leakage."""
+"""Data sets: scan, manifest, label tables, pseudonyms, splits, leakage."""

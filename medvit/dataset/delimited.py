@@ -1,4 +1,4 @@
-"""One delimited file as a table of text: encoding and delimiter are sniffed and stated, ragged rows told (B121)."""
+"""Read one delimited text file (CSV, TSV): encoding and delimiter are sniffed, ragged rows refused (B121)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of `medvit.index`: scan, catalogue, join, account. Each can be called by itself."""
+"""The steps of `medvit.index`: scan, rows, label join, summary. Each can be called by itself."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def write_exclusions(excluded: pd.DataFrame, folder: Path) -> None:
     replace_file(folder / EXCLUSIONS, lambda draft: table.to_csv(draft, index=False))
 
 
-def account(found: Indexed) -> str:
+def summary_text(found: Indexed) -> str:
     """Return the counts by kind, reason, vendor, transfer syntax, view and label, as lines of text."""
     images = found.images
     lines = [f"{len(images)} images of {images['patient'].nunique() if len(images) else 0} patients can be used"]

@@ -1,4 +1,4 @@
-"""A label table joined to images by keyed hashes, with every assumption and every mismatch told (B111, B112, B121)."""
+"""Join a label table to images by keyed hashes; assumptions and mismatches are reported (B111, B112, B121)."""
 
 from __future__ import annotations
 

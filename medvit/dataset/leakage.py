@@ -1,4 +1,4 @@
-"""Leakage audit: does anything that should be on one side of a split stand on two? Pseudonyms only.
+"""Leakage audit of a split: shared identifiers, identical pixels and near duplicates. Pseudonyms only.
 
 Exact leaks (an identifier, or the same pixels, on two sides) stop training. Near duplicates and copies whose labels
 differ are told; a person has to look.

@@ -1,4 +1,4 @@
-"""Near duplicates by what a backbone sees: images whose embeddings are closer than those of different patients are.
+"""Near duplicates by the embeddings of a backbone, with a limit measured on planted copies.
 
 A network's vectors of one body part lie close together, those of a classifier closest, so that a plain cosine tells
 nothing. They are therefore whitened by the principal components of the set. The limit lies half-way between the nearest

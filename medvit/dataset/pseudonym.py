@@ -1,4 +1,4 @@
-"""Identifiers become keyed pseudonyms: HMAC-SHA256 with a key that stays outside every run (SE-08)."""
+"""Pseudonyms of identifiers: HMAC-SHA256 with a key that stays outside every run (SE-08)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From scanned objects to manifest rows: films one by one, series as volumes, copies once, refusals apart."""
+"""From scanned objects to manifest rows: films, volumes of series, duplicates removed, refusals listed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of any size to one row per object: headers only, in parallel, resumable, without identifiers (RE-06).
+"""Scan the headers of a folder, one row per object: parallel, resumable, without identifiers (RE-06).
 
 A chunk is one joblib task, so `joblib.parallel_config(backend="dask")` (or "ray") hands the work to a cluster. Its rows
 are written as one Parquet part before the next chunks start: a stopped scan goes on where it was, and only a few chunks

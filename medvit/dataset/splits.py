@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from medvit.dataset.manifest import Manifest, replace_file
-from medvit.dataset.stratify import assign, banded, categories
+from medvit.dataset.stratify import assign, binned, categories
 from medvit.errors import SplitError
 
 SIDES = ("train", "val", "test")
@@ -157,7 +157,7 @@ def balance_table(manifest: Manifest, splits: Splits, columns: list[str], fold: 
     for name, count in (("patients", lambda part: part["patient"].nunique()), ("images", len)):
         lines.append({"column": name, "value": "n", **{s: int(count(rows[rows["side"] == s])) for s in present}})
     for column in columns:
-        values = banded(rows[column])
+        values = binned(rows[column])
         order = {str(value): place for place, value in enumerate(sorted(values.dropna().unique()))}
         shares = pd.crosstab(values.astype("string").fillna("missing"), rows["side"], normalize="columns")
         shares = shares.loc[sorted(shares.index, key=lambda value: order.get(value, len(order)))]

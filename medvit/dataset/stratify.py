@@ -23,13 +23,13 @@ def categories(table: pd.DataFrame, balance: list[str]) -> pd.DataFrame:
     columns = [c for c in table.columns if str(c).startswith("label.")] + balance
     parts = [pd.Series(1, index=table.index, name="images").to_frame()]
     parts += [
-        pd.get_dummies(banded(table[name]).astype("string").fillna("missing"), prefix=name).astype(int)
+        pd.get_dummies(binned(table[name]).astype("string").fillna("missing"), prefix=name).astype(int)
         for name in columns
     ]
     return pd.concat(parts, axis=1).groupby(table["patient"]).sum().sort_index()
 
 
-def banded(values: pd.Series) -> pd.Series:
+def binned(values: pd.Series) -> pd.Series:
     """Return ages by band, other numbers of more than 20 values by quartile, and anything else as it is."""
     if values.name == "age_years":
         return pd.cut(values.astype(float), _AGE_BANDS, right=False)

@@ -1,4 +1,4 @@
-"""Which files under a root are worth opening: no links out of it, no loops, no junk, all counted (B097, B116, B117)."""
+"""Candidate image files below a folder: no links out of it, no loops, no junk; what is skipped is counted."""
 
 from __future__ import annotations
 

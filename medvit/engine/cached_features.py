@@ -1,4 +1,4 @@
-"""A frozen backbone looks at every image once: batches of its cached features in place of images."""
+"""Training on cached features of a frozen backbone instead of images."""
 
 from __future__ import annotations
 

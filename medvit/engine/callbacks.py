@@ -1,4 +1,4 @@
-"""What happens beside the steps of a fit: averaged weights, the best checkpoint, the epoch's numbers to the tracker."""
+"""Lightning callbacks: averaged weights (EMA), best checkpoint, metrics per epoch to the tracker."""
 
 from __future__ import annotations
 

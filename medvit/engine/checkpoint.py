@@ -1,4 +1,4 @@
-"""What a run leaves behind to be used again: weights as safetensors, and the settings that rebuild the network."""
+"""Checkpoints of a run: weights as safetensors and the settings that rebuild the network."""
 
 from __future__ import annotations
 

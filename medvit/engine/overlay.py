@@ -1,4 +1,4 @@
-"""Pictures beside the curves: the same validation images under their maps, every few epochs."""
+"""Callback that logs attribution overlays of fixed validation images every few epochs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A trained run put to the test: protocol, inference, other sites, seeds, robustness, OOD, explanation."""
+"""Evaluation of a trained run: protocol, inference, other sites, seeds, robustness, OOD, explanation."""

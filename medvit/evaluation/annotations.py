@@ -1,4 +1,4 @@
-"""Where the finding of a unit really is: its box or its mask from the label table, brought to the model's input.
+"""Ground-truth boxes and masks of a unit from the label table, at the model's input.
 
 Boxes are the columns box_x0, box_y0, box_x1, box_y1 (pixel columns and rows, ends included). A mask is a file named in
 the column `mask` or `truth`, relative to the folder of the label table: a picture for a film, NIfTI, or .npz with

@@ -1,4 +1,4 @@
-"""What a report held besides predictions, kept in its folder so that the same report can be made again without images.
+"""Save and load what a report holds besides predictions, to make the same report again without images.
 
 Baseline scores and the training rows of the audit go to parquet, everything else to extras.json. Pictures are not kept:
 they stand in the page only.

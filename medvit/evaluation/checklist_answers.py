@@ -1,4 +1,4 @@
-"""What a reviewer's checklist asks of the data, the model and its training, in words, from what the run recorded.
+"""Answers to reporting checklists (CLAIM, TRIPOD+AI) from what the run recorded of data, model and training.
 
 Every sentence repeats recorded facts. What was not recorded is left out, so that its checklist items stay open.
 """

@@ -1,4 +1,4 @@
-"""External validation: another data set, judged by what the training site decided, and compared with its images."""
+"""External validation: evaluate another site's data set with the thresholds of the training site."""
 
 from __future__ import annotations
 

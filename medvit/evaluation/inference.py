@@ -1,4 +1,4 @@
-"""A trained run with its opened sides, ready to be asked: predictions of disturbed images, network inputs, maps."""
+"""Inference with a trained run on its splits: predictions of disturbed images, network inputs, maps."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class OpenedRun:
         made: Tensor = pixels * step.scale + step.shift
         return made
 
-    def pass_over(self, network: nn.Module, units: Units, way: perturbation.Perturbation | None = None) -> Any:
+    def predict_units(self, network: nn.Module, units: Units, way: perturbation.Perturbation | None = None) -> Any:
         """Return what `network` gives for every unit, disturbed or not, ordered by uid."""
         step = self.trained.preprocess
         size = int(self.trained.settings["trainer"]["batch_size"])
         return predict(network, BatchLoader(units, Plan(size, augment=way)), step.scale, step.shift, self.device)
 
-    def shown(self, units: Units, number: int) -> NDArray[np.uint8]:
+    def overlay_of(self, units: Units, number: int) -> NDArray[np.uint8]:
         """Return a unit [H 2W 3] beside itself under the map of its likeliest output, by the method that was chosen.
 
         Of a bag it is the slice that counts most, with its own map.
@@ -76,7 +76,7 @@ class OpenedRun:
         slot = int(maps.abs().flatten(1).sum(dim=1).argmax())
         return overlay(integers[slot, 0], maps[slot])
 
-    def numbers(self, units: Units, output: int, most: int, of: int = 1) -> NDArray[np.intp]:
+    def units_with_label(self, units: Units, output: int, most: int, of: int = 1) -> NDArray[np.intp]:
         """Return up to `most` units whose truth for an output is `of`, evenly spread over the side."""
         truth = self.trained.task.truth(units.target, units.weight)[:, output]
         found = np.flatnonzero(truth == of)

@@ -1,4 +1,4 @@
-"""The section on images unlike training: distances of test images and of six sets the model must not answer about."""
+"""Report section on out-of-distribution detection: distances of test images and of six foreign sets."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ class _Embedder(nn.Module):
         return vector
 
 
-def ood_section(bench: OpenedRun) -> Section:
+def ood_section(opened: OpenedRun) -> Section:
     """Score images that are no such images at all by their distance from training, with limits from validation."""
-    envelope = envelope_of(bench)
-    table = distance_scores(bench, envelope, dict(foreign_sets(bench)))
+    envelope = envelope_of(opened)
+    table = distance_scores(opened, envelope, dict(foreign_sets(opened)))
     return Section("Images unlike training", (table,))
 
 
-def envelope_of(bench: OpenedRun) -> Envelope:
+def envelope_of(opened: OpenedRun) -> Envelope:
     """Return what the training images look like, its limits set on the validation side."""
-    train, validation = features_of_units(bench, bench.train, MOST), features_of_units(bench, bench.validation)
+    train, validation = features_of_units(opened, opened.train, MOST), features_of_units(opened, opened.validation)
     return ood.fit_envelope(train, validation, k=min(50, max(1, len(train.vector) // 10)))
 
 
-def distance_scores(bench: OpenedRun, envelope: Envelope, foreign_sets: dict[str, Features]) -> Table:
+def distance_scores(opened: OpenedRun, envelope: Envelope, foreign_sets: dict[str, Features]) -> Table:
     """Return how well each distance tells each set from the test images."""
-    proper = envelope.scores(features_of_units(bench, bench.test))
-    patient = [str(p) for p in bench.test.frame.sort_values("uid")["patient"]]
+    proper = envelope.scores(features_of_units(opened, opened.test))
+    patient = [str(p) for p in opened.test.frame.sort_values("uid")["patient"]]
     rows: list[Row] = [
-        {"set": f"{bench.split} images", "method": method, "outside": float((proper[method] > 1).mean())}
+        {"set": f"{opened.split} images", "method": method, "outside": float((proper[method] > 1).mean())}
         for method in ood.METHODS
     ]
     for name, seen in foreign_sets.items():
@@ -80,9 +80,9 @@ def distance_scores(bench: OpenedRun, envelope: Envelope, foreign_sets: dict[str
     return Table("ood", "Out of distribution", columns, rows, note)
 
 
-def features_of_units(bench: OpenedRun, units: Units, most: int = 0) -> Features:
+def features_of_units(opened: OpenedRun, units: Units, most: int = 0) -> Features:
     """Return what is known of every unit, in the order of their uids; see `statistics_of`."""
-    vectors = bench.pass_over(_Embedder(bench.trained.network), units).logits
+    vectors = opened.predict_units(_Embedder(opened.trained.network), units).logits
     return Features(statistics_of(units, most), vectors)
 
 
@@ -98,38 +98,38 @@ def statistics_of(units: Units, most: int = MOST) -> NDArray[np.float64]:
     return np.concatenate(parts)
 
 
-def features_of_images(bench: OpenedRun, integers: NDArray[Any]) -> Features:
+def features_of_images(opened: OpenedRun, integers: NDArray[Any]) -> Features:
     """Return what is known of images that are no units, integers [n C *S] as the preprocessing gives them."""
     planes = integers[:, 0]
     while planes.ndim > 3:
         planes = planes[:, planes.shape[1] // 2]
-    network = bench.trained.network
+    network = opened.trained.network
     with torch.inference_mode():
         chunks = np.array_split(integers, -(-len(planes) // 16))
-        parts = [network.embed(bench.input(part)).double().cpu() for part in chunks]
+        parts = [network.embed(opened.input(part)).double().cpu() for part in chunks]
     return Features(ood.pixel_statistics(planes), torch.cat(parts).numpy())
 
 
-def foreign_sets(bench: OpenedRun) -> Iterator[tuple[str, Features]]:
+def foreign_sets(opened: OpenedRun) -> Iterator[tuple[str, Features]]:
     """Yield every foreign set that fits the network: of volumes, inverted images and noise only."""
-    step = bench.trained.preprocess
-    if len(step.shape) == 3 and not bench.test.bagged:
-        yield "inverted", features_of_images(bench, inverted(bench.test))
+    step = opened.trained.preprocess
+    if len(step.shape) == 3 and not opened.test.bagged:
+        yield "inverted", features_of_images(opened, inverted(opened.test))
         for name in foreign.SETS:
             made = foreign.foreign(name, _FOREIGN, tuple(step.shape[-2:]))
             kind = np.dtype(step.dtype).type
             yield (
                 name,
-                features_of_images(bench, made[:, None].astype(kind) * kind(1 if step.dtype == "uint8" else 257)),
+                features_of_images(opened, made[:, None].astype(kind) * kind(1 if step.dtype == "uint8" else 257)),
             )
         return
     flip = perturbation.Perturbation("polarity", 1)
-    vectors = bench.pass_over(_Embedder(bench.trained.network), bench.test, flip).logits
-    planes = [middle_plane(bench.test, int(n)) for n in np.argsort(bench.test.uid)]
+    vectors = opened.predict_units(_Embedder(opened.trained.network), opened.test, flip).logits
+    planes = [middle_plane(opened.test, int(n)) for n in np.argsort(opened.test.uid)]
     yield "inverted", Features(ood.pixel_statistics(np.iinfo(planes[0].dtype).max - np.stack(planes)), vectors)
     top = np.iinfo(step.dtype).max
     drawn = np.random.default_rng(0).integers(0, top, (_FOREIGN // 5, *step.shape), step.dtype, endpoint=True)
-    yield "noise", features_of_images(bench, drawn)
+    yield "noise", features_of_images(opened, drawn)
 
 
 def inverted(units: Units) -> NDArray[Any]:

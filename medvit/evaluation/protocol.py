@@ -1,4 +1,4 @@
-"""The only way to the test set: freeze on validation, write the hash, then open the test predictions, once (EV-04)."""
+"""Evaluation protocol: freeze thresholds on validation, record their hash, then open the test set once (EV-04)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _aligned(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=[*table.columns, *(name for name in other.columns if name not in table.columns)])
 
 
-def tested(file: Path) -> str:
+def tested_split(file: Path) -> str:
     """Return what the tested set of a predictions.parquet is called: the split beside validation, or "val" alone.
 
     Raises:
@@ -111,7 +111,7 @@ def tested(file: Path) -> str:
     return str(found.pop()) if found else "val"
 
 
-def sides(file: Path, split: str = "test") -> tuple[pd.DataFrame, Callable[[], pd.DataFrame]]:
+def open_predictions(file: Path, split: str = "test") -> tuple[pd.DataFrame, Callable[[], pd.DataFrame]]:
     """Return the validation rows of a predictions.parquet, and a function that opens its test rows.
 
     Raises:

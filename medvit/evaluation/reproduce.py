@@ -1,4 +1,4 @@
-"""The report of an earlier evaluation, made again from its folder: no model, no images, no GPU."""
+"""Make the report of an earlier evaluation again from its folder: no model, no images, no GPU."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def reproduce(predictions: Path, spec_of: SpecOf, out: Path, given: Collection[s
         asked = {"points" if key == "operating_point" else key for key in given}
         earlier = from_json(before["spec"]).to_json()
         spec = from_json({**earlier, **{key: value for key, value in spec.to_json().items() if key in asked}})
-    split = protocol.tested(predictions)
-    validation, test = protocol.sides(predictions, split)
+    split = protocol.tested_split(predictions)
+    validation, test = protocol.open_predictions(predictions, split)
     opened, extras = partial(_same, test, spec, split, before), archive.load_archive(folder)
     return protocol.evaluate_predictions(validation, opened, spec, out, frozen=file, extras=extras, split=split)
 

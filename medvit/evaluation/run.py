@@ -1,4 +1,4 @@
-"""A trained run put to the test: its predictions, the baselines it has to beat, and the report attached to it."""
+"""Evaluate a trained run: predictions, shortcut baselines, and the report attached to the run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RunEvaluation:
         self.baselines: dict[str, pd.DataFrame] = {}
         self.cautions: tuple[str, ...] = ()
         self._tested: Units | None = None
-        self._bench: OpenedRun | None = None
+        self._opened: OpenedRun | None = None
 
     def train_rows(self) -> pd.DataFrame:
         """Return the manifest rows of the training side with their pixel digests, for the leakage audit."""
@@ -115,8 +115,8 @@ class RunEvaluation:
         if self._tested is None:
             raise EvaluationError("the test side is closed; sections are made after the thresholds are frozen")
         train, validation = (self.home.units(side) for side in ("train", "val"))
-        self._bench = OpenedRun(self.trained, train, validation, self._tested, self.split, _device())
-        return sections(self._bench, self.asked, sample, frozen)
+        self._opened = OpenedRun(self.trained, train, validation, self._tested, self.split, _device())
+        return sections(self._opened, self.asked, sample, frozen)
 
     def pictures(self, uids: Sequence[str]) -> Mapping[str, NDArray[np.uint8]]:
         """Return the model's view of some tested units, uint8 [H W] (of a volume: its middle slice), or beside its map.
@@ -127,8 +127,8 @@ class RunEvaluation:
         if units is None:
             return {}
         place = {uid: number for number, uid in enumerate(units.uid)}
-        mapped = self._bench is not None and self._bench.best and len(self.trained.preprocess.shape) == 3
-        show = self._bench.shown if self._bench is not None and mapped else _middle
+        mapped = self._opened is not None and self._opened.best and len(self.trained.preprocess.shape) == 3
+        show = self._opened.overlay_of if self._opened is not None and mapped else _middle
         return {uid: show(units, place[uid]) for uid in uids if uid in place}
 
 
@@ -152,7 +152,7 @@ def evaluate_run(settings: dict[str, Any], spec_of: Any, run_id: str | None = No
     run = tracking.get(run_id or settings["run"], place, finished=True)
     trained = load_run(run.folder)
     spec: EvaluationSpec = spec_of(settings, trained.task.kind, tuple(trained.task.names))
-    trial = RunEvaluation(trained, split, settings["sections"], Path(site) if site else None)
+    evaluation = RunEvaluation(trained, split, settings["sections"], Path(site) if site else None)
     out = Path(settings["out"]) if settings["out"] else protocol.evaluation_folder(place, run.id, split)
     file = run.folder / "validation.parquet"
     refuse_swapped(run, file)
@@ -160,45 +160,52 @@ def evaluate_run(settings: dict[str, Any], spec_of: Any, run_id: str | None = No
         before = frozen_before(run, Path(folder))
         frozen = before[0] if before and site else None
         recorded = before[1] if before and site else None
-        extras = _extras(trial, run, before)
+        extras = _extras(evaluation, run, before)
         report = protocol.evaluate_predictions(
-            trial.validation(file), trial.open_test, spec, out, recorded=recorded, frozen=frozen, extras=extras,
-            split=split,
+            evaluation.validation(file), evaluation.open_test, spec, out, recorded=recorded, frozen=frozen,
+            extras=extras, split=split,
         )  # fmt: skip
     evaluation_seal.record(run, split, out)
     run.metrics(_headline(report, split))
     return report
 
 
-def _extras(trial: RunEvaluation, run: Run, before: tuple[Path, str] | None) -> Extras:
+def _extras(evaluation: RunEvaluation, run: Run, before: tuple[Path, str] | None) -> Extras:
     """Return what the report holds besides predictions; cautions follow once the tested side is open."""
     from medvit.evaluation.checklist_answers import about, checklist_answers, label_words
     from medvit.report.page import Extras
     from medvit.report.wording import class_name
     from medvit.tracking import provenance
 
-    trained = trial.trained
+    trained = evaluation.trained
     origin: dict[str, Any] = {"run": run.id, **trained.hashes, **provenance.code()}
-    origin |= checklist_answers(trained, run, trial.home.units("train"))
+    origin |= checklist_answers(trained, run, evaluation.home.units("train"))
     classes = label_words(trained)
     named = ", ".join(class_name(name, classes) for name in trained.task.names)
-    origin |= {"classes": classes, "about": about(trained, run, trial.split, trial.site is not None, named)}
-    if trial.site is not None:
+    origin |= {"classes": classes, "about": about(trained, run, evaluation.split, evaluation.site is not None, named)}
+    if evaluation.site is not None:
         origin["external"] = (
-            f"All images of the data set “{trial.split}”, which the model never saw; calibration and thresholds come "
-            "from the validation split of the training site."
+            f"All images of the data set “{evaluation.split}”, which the model never saw; calibration and thresholds "
+            "come from the validation split of the training site."
         )
 
     def warned(frozen: FrozenThresholds) -> tuple[str, ...]:
-        if before is None or trial.site is not None or trial.split != "test" or frozen.hash == before[1]:
-            return trial.cautions
+        if before is None or evaluation.site is not None or evaluation.split != "test" or frozen.hash == before[1]:
+            return evaluation.cautions
         late = (
             f"This test split had been evaluated before with other thresholds ({before[1][:12]}): those used here were "
             "not fixed before it was first seen."
         )
-        return (*trial.cautions, late)
+        return (*evaluation.cautions, late)
 
-    return Extras(origin, trial.baselines, trial.train_rows(), trial.pictures, late=trial.sections, warned=warned)
+    return Extras(
+        origin,
+        evaluation.baselines,
+        evaluation.train_rows(),
+        evaluation.pictures,
+        late=evaluation.sections,
+        warned=warned,
+    )
 
 
 def _known(units: Units, task: Any) -> BaselineSide:

@@ -1,4 +1,4 @@
-"""Parts of the report that need the network: robustness, images unlike training, maps and how far to believe them.
+"""Report sections that need the network: robustness, out-of-distribution, explanation.
 
 They are made after the thresholds are frozen and the test side is open. What is measured on validation (which method
 explains, where the limits of the distances lie) is not touched by the test side.
@@ -26,24 +26,24 @@ _log = logging.getLogger(__name__)
 
 
 def sections(
-    bench: OpenedRun, asked: Mapping[str, Any], sample: Sample, frozen: FrozenThresholds
+    opened: OpenedRun, asked: Mapping[str, Any], sample: Sample, frozen: FrozenThresholds
 ) -> tuple[Section, ...]:
     """Return the sections that `asked` (conf/evaluate.yaml: sections) turns on."""
-    bench.trained.network.to(bench.device).eval()
+    opened.trained.network.to(opened.device).eval()
     made: list[Section] = []
     if asked["robustness"]:
         _log.info("disturbed test images (sections.robustness=false leaves them out)")
-        made.append(robustness(bench, sample, frozen))
+        made.append(robustness(opened, sample, frozen))
     if asked["ood"]:
         _log.info("images unlike training (sections.ood=false leaves them out)")
-        made.append(ood_section(bench))
+        made.append(ood_section(opened))
     if asked["explain"]:
         _log.info("maps and how far to believe them: the longest part (sections.explain=false leaves it out)")
-        made += explanation_sections(bench, list(asked["methods"]), int(asked["images"]), asked.get("permuted"))
+        made += explanation_sections(opened, list(asked["methods"]), int(asked["images"]), asked.get("permuted"))
     return tuple(made)
 
 
-def robustness(bench: OpenedRun, sample: Sample, frozen: FrozenThresholds) -> Section:
+def robustness(opened: OpenedRun, sample: Sample, frozen: FrozenThresholds) -> Section:
     """Measure how the AUROC changes under fixed disturbances of the test images, paired over the same patients."""
     rows: list[Row] = []
     whole = {f.name: (f, Ranking(f.target, f.margin)) for f in findings_of(sample, frozen.calibration) if f.both}
@@ -51,8 +51,8 @@ def robustness(bench: OpenedRun, sample: Sample, frozen: FrozenThresholds) -> Se
     boot = sample.spec.bootstrap
     ways = perturbation.every() if whole else ()
     for way in with_time_left(ways, "Disturbed images", len(ways)):
-        found = bench.pass_over(bench.trained.network, bench.test, way)
-        moved = prepare(table(found, bench.trained.task, bench.test.frame, bench.split), sample.spec, bench.split)
+        found = opened.predict_units(opened.trained.network, opened.test, way)
+        moved = prepare(table(found, opened.trained.task, opened.test.frame, opened.split), sample.spec, opened.split)
         for name, (before, ranking) in whole.items():
             after = Ranking(before.target, moved.finding(name, frozen.calibration).margin)
             change = sample.draws.apply(after.auroc, before.rows)[:, 0] - drawn[name]

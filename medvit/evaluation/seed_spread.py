@@ -1,4 +1,4 @@
-"""The same training repeated with other seeds: what chance in training does, apart from chance in patients."""
+"""Spread of results over training seeds, apart from the sampling of patients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medvit.errors import EvaluationError
 from medvit.metric.bootstrap import interval
 from medvit.metric.ranking import Ranking
-from medvit.report.comparison import Side, refuse_unlike
+from medvit.report.comparison import Side, refuse_incomparable
 from medvit.report.page import Section
 from medvit.report.table import Row, Table, estimate, missing
 
@@ -28,7 +28,7 @@ def seeds(sides: Sequence[Side], ensemble: Side | None = None) -> Section:
     if len(sides) < 2:
         raise EvaluationError(f"{len(sides)} run; a spread over seeds needs at least 2, better 3 or more")
     for side in (*sides[1:], *([ensemble] if ensemble else [])):
-        refuse_unlike(sides[0], side)
+        refuse_incomparable(sides[0], side)
     spread, single = list[Row](), list[Row]()
     for name in sides[0].sample.spec.names:
         rows = _finding(name, sides, ensemble)

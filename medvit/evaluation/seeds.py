@@ -1,4 +1,4 @@
-"""Several trainings that differ by their seed alone: the spread of their results, and their mean as one model."""
+"""Evaluate trainings that differ by their seed alone: their spread, and their mean as one model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def evaluate_seeds(settings: dict[str, Any], spec_of: SpecOf) -> Report:
     folders = [_evaluated(run.id, settings, spec, spec_of) for run in runs]
     names = [f"seed {each.settings['seed']} ({run.id[:8]})" for each, run in zip(trained, runs, strict=True)]
     sides = [Side(*protocol.sample_of(folder, spec, split), name) for folder, name in zip(folders, names, strict=True)]
-    tables = [protocol.sides(folder / protocol.PREDICTIONS, split) for folder in folders]
+    tables = [protocol.open_predictions(folder / protocol.PREDICTIONS, split) for folder in folders]
     validation = ensemble([each for each, _ in tables], trained[0])
     test = ensemble([opened() for _, opened in tables], trained[0])
     out = Path(settings["out"]) if settings["out"] else place / runs[0].id / f"seeds_{split}"

@@ -1,1 +1,1 @@
-"""Attribution maps, and how far they can be believed: localisation, faithfulness, sanity."""
+"""Attribution maps and their evaluation: localisation, faithfulness, sanity checks."""

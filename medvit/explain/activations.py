@@ -1,4 +1,4 @@
-"""One forward pass that can be asked for gradients, of a network that is left as it was."""
+"""Record logits, tokens and attention of one forward pass, with gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medvit.errors import ConfigError
-from medvit.model.network import Network, single
+from medvit.model.network import Network, single_image_bags
 from medvit.types import Tokens
 
 NO_ATTENTION = ("integrated", "occlusion", "gradcam")  # methods that every network can be asked for
@@ -42,7 +42,9 @@ def record_activations(network: Network, image: Float[Tensor, "B C *S"], full: b
         tokens, maps = backbone.forward_features(seen, attention="full") if full else (backbone(seen), [])
         pooled = network.from_tokens(tokens)
         if network.bag is not None:  # the vectors stand for their images: a bag of one each
-            pooled = network.bag(lambda vectors: vectors, pooled.unsqueeze(1), single(len(pooled), pooled.device))
+            pooled = network.bag(
+                lambda vectors: vectors, pooled.unsqueeze(1), single_image_bags(len(pooled), pooled.device)
+            )
         yield Activations(seen, network.classify(pooled), tokens, maps)
 
 

@@ -1,4 +1,4 @@
-"""Where in the image a logit comes from: seven methods behind one signature, for every pool and for bags of images.
+"""Attribution maps: seven methods behind one signature, for every pool and for bags of images.
 
     method(network, image [B C *S], output) -> maps [B *grid], float32; positive speaks for the output
 

@@ -1,4 +1,4 @@
-"""Does a map tell what the network used? Deletion and insertion, and sanity checks by randomised weights and labels.
+"""Faithfulness of attribution maps: deletion and insertion, sanity checks by randomised weights and labels.
 
 A method earns its place by faithfulness on validation images. A map that stays the same when the weights are shuffled
 shows the image, not the network (Adebayo et al. 2018): a plain edge detector fails these checks, and has to.
@@ -23,7 +23,7 @@ BOUNDS = {"head": 0.5, "all": 0.2, "labels": 0.5}  # largest rank correlation th
 _EVEN = 1e-6  # of its largest value: a map that varies less says nothing
 
 
-def curves(
+def deletion_insertion(
     answer: Answer, image: Float[Tensor, "B ..."], maps: Float[Tensor, "B ..."], fill: Tensor, steps: int = 16,
     bagged: bool = False,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
@@ -66,7 +66,7 @@ def edge_map(network: Network, image: Tensor, output: int) -> Tensor:  # noqa: A
     return pool(steep.sum(dim=0).unsqueeze(1), network.backbone.grid).squeeze(1)
 
 
-def shuffled(network: Network, part: str, seed: int = 0) -> Network:
+def shuffle_weights(network: Network, part: str, seed: int = 0) -> Network:
     """Return a copy with the values of every tensor of its "head", or of "all" of it, in random order."""
     other = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(seed)
@@ -77,7 +77,7 @@ def shuffled(network: Network, part: str, seed: int = 0) -> Network:
     return other
 
 
-def agreement(one: Float[Tensor, "B ..."], other: Float[Tensor, "B ..."]) -> float:
+def rank_correlation(one: Float[Tensor, "B ..."], other: Float[Tensor, "B ..."]) -> float:
     """Return the mean rank correlation (Spearman) of two sets of maps; of a map without contrast it is 0."""
     pairs = zip(one.flatten(1).cpu().numpy(), other.flatten(1).cpu().numpy(), strict=True)
     return float(np.mean([spearman(a, b) for a, b in pairs]))
@@ -102,14 +102,14 @@ def sanity(
     said = bool((flat.amax(dim=1) - flat.amin(dim=1) > _EVEN * flat.abs().amax(dim=1)).any())
     found = {}
     for part in ("head", "all"):
-        each = [agreement(maps, method(shuffled(network, part, seed), image, output)) for seed in seeds]
+        each = [rank_correlation(maps, method(shuffle_weights(network, part, seed), image, output)) for seed in seeds]
         found[part] = float(np.mean(each)) if said else float("nan")
     if permuted is not None:
-        found["labels"] = agreement(maps, method(permuted, image, output)) if said else float("nan")
+        found["labels"] = rank_correlation(maps, method(permuted, image, output)) if said else float("nan")
     return found
 
 
-def passes(found: Mapping[str, float]) -> bool:
+def passes_sanity(found: Mapping[str, float]) -> bool:
     """Say whether the maps changed enough with the weights and labels: every correlation below its bound."""
     return all(abs(value) < BOUNDS[part] for part, value in found.items())
 

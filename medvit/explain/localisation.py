@@ -1,4 +1,4 @@
-"""Does a map point at the finding? Scores of maps against boxes or masks, on the pixels of the model's input.
+"""Localisation scores of attribution maps against boxes or masks, on the pixels of the model's input.
 
 Every score of a map that says nothing (the same value everywhere) is the share of the image the finding covers, or for
 the pointing game the share that counts as a hit; so chance is a number beside each score. A centre prior is the
@@ -69,7 +69,7 @@ def score(saliency: ArrayLike, truth: Annotation, tolerance_mm: float | None = N
         )
     if not values.any():
         values = np.ones_like(values)
-    reach = within(mask, truth.spacing_mm, truth.tolerance_mm if tolerance_mm is None else tolerance_mm)
+    reach = dilate_mm(mask, truth.spacing_mm, truth.tolerance_mm if tolerance_mm is None else tolerance_mm)
     return {
         "pointing": float(reach[values == values.max()].mean()),
         "iou": best_iou(values, mask),
@@ -85,7 +85,7 @@ def best_iou(values: Array, mask: Mask) -> float:
     return float(np.max(hit[ends] / (ends + 1 + mask.sum() - hit[ends])))
 
 
-def within(mask: Mask, spacing_mm: Sequence[float], tolerance_mm: float) -> Mask:
+def dilate_mm(mask: Mask, spacing_mm: Sequence[float], tolerance_mm: float) -> Mask:
     """Return which pixels lie at most `tolerance_mm` from a pixel of the mask (Euclidean, centre to centre)."""
     from scipy.ndimage import distance_transform_edt
 

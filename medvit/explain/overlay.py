@@ -1,4 +1,4 @@
-"""Maps made visible: brought to the size of the image, back to the original's pixels, or laid over the picture."""
+"""Upsample attribution maps, bring them to the original's pixels, or overlay them on the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands where something is taken away: the picture that maps and faithfulness are measured against.
+"""Reference image (baseline input) of attribution and deletion: even grey, or the average without the finding.
 
 Painting a place over shows what it meant only if the paint means nothing. An even grey is no such paint for a network
 that never saw one: on generated films it calls grey an opacity (0.93), so taking the opacity away changes nothing and

@@ -1,4 +1,4 @@
-"""Do the probabilities mean what they say: slope, intercept, Brier, ECE, reliability, and scaling fitted on validation.
+"""Calibration: slope, intercept, Brier, ECE, reliability, and scaling fitted on validation.
 
 Everything is about the probability of the finding (the positive class), one finding at a time. Van Calster et al.,
 BMC Medicine 2019 (slope, intercept); Naeini et al., AAAI 2015 (ECE); Guo et al., ICML 2017 (temperature).

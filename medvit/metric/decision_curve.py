@@ -1,4 +1,4 @@
-"""Decision curves: what a model is worth to patients at the risk threshold where one would act.
+"""Decision curve analysis: net benefit of a model over risk thresholds.
 
 Vickers and Elkin, Medical Decision Making 2006. A patient is acted on if the probability is at least the threshold.
 """

@@ -1,4 +1,4 @@
-"""Several tests at once: Holm's correction (Scandinavian Journal of Statistics 1979)."""
+"""Correction for multiple tests: Holm (Scandinavian Journal of Statistics 1979)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How unlike the training images is an image? Three distances, each with its limit from validation images.
+"""Out-of-distribution distances of images from the training images, with limits from validation images.
 
 `pixels`: how unusual plain image statistics are (Mahalanobis); it needs no network and goes with an exported model.
 `mahalanobis` (Lee et al. 2018, NeurIPS) and `knn` (Sun et al. 2022, ICML; cosine distance to the k-th nearest) look at

@@ -1,4 +1,4 @@
-"""How many positives an interval of a wanted width needs (Hanley and McNeil, Radiology 1982)."""
+"""Sample size: positives needed for a confidence interval of a given width (Hanley and McNeil, Radiology 1982)."""
 
 from __future__ import annotations
 

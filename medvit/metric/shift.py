@@ -1,4 +1,4 @@
-"""How differently is one measurement spread in two sets of patients? Distances, and how surprising they are.
+"""Distribution shift between two sets of patients: distances and permutation tests.
 
 Every statistic takes weights [D n] (how often each unit counts in each draw), so that draws of patients, and patients
 dealt anew to the two sets, go through the same code.

@@ -1,4 +1,4 @@
-"""Differences between groups of patients, on the same patient draws, so that chance is told from difference."""
+"""Performance by subgroup and gaps between subgroups, on the same patient draws."""
 
 from __future__ import annotations
 

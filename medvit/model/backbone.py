@@ -1,4 +1,4 @@
-"""The one door of `conf/model/*.yaml` to a Vision Transformer: from scratch by its numbers, or from a checkpoint."""
+"""Build a Vision Transformer from `conf/model/*.yaml`: from scratch by its numbers, or from a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A unit of prediction is a bag of images: views of a study, slices of a series, series of a study.
+"""Multiple-instance bags: views of a study, slices of a series, series of a study as one unit of prediction.
 
 Every image that is there goes through the 2-D backbone; attention then gathers the images, knowing where each lies (in
 millimetres, so that spacing may vary) and what series or view it is. An image that is missing is no zero image: it is

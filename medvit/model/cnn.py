@@ -1,4 +1,4 @@
-"""Convolutional baselines behind the backbone interface: studies find them strong, so let people compare.
+"""Convolutional baselines behind the backbone interface (DenseNet, SegResNet).
 
 DenseNet-121 and SegResNet's encoder are MONAI's own; ConvNeXt is in `convnext.py`, for it needs one more library.
 The feature map is the patch grid: every cell is a token, there is no prefix; `blocks` are the stages in depth order.

@@ -1,4 +1,4 @@
-"""ConvNeXt as a baseline, built by transformers: the convolutional network that keeps up with a ViT on radiographs.
+"""ConvNeXt as a convolutional baseline, built by transformers.
 
 Liu et al. 2022 (arXiv 2201.03545); V2, Woo et al. 2023 (arXiv 2301.00808). Its layer norm keeps the images of a batch
 apart. transformers needs no torchvision for it, but is many times the size of medvit: so it is an extra.
@@ -37,7 +37,7 @@ def convnext(
 
     `weights` null: from scratch, with `depths` and `widths` of the four stages and `version` 1 or 2. `weights` a
     directory as transformers saves it, or a hub id that is on this machine: the checkpoint decides these, and what is
-    given besides must agree with it; colour is folded into `in_channels` as for a ViT (`adapt.fold`).
+    given besides must agree with it; colour is folded into `in_channels` as for a ViT (`adapt.fold_channels`).
     Raises ConfigError: no transformers, missing settings, volumes; WeightsError: what does not load exactly.
     """
     asked = {"depths": depths and list(depths), "widths": widths and list(widths), "version": version}
@@ -85,7 +85,7 @@ def _load(
     state = {key: tensor.float() for key, tensor in state.items() if not LEFT.match(key)}
     mean, std = (tuple(float(v) for v in config.get(key, value)) for key, value in IMAGENET.items())
     if in_channels != len(mean) and {f"{STEM}.weight", f"{STEM}.bias"} <= set(state):
-        state[f"{STEM}.weight"], moved, *grey = adapt.fold(state[f"{STEM}.weight"], mean, std, in_channels)
+        state[f"{STEM}.weight"], moved, *grey = adapt.fold_channels(state[f"{STEM}.weight"], mean, std, in_channels)
         state[f"{STEM}.bias"] = (state[f"{STEM}.bias"].double() + moved).float()
         mean, std = ((value,) * in_channels for value in grey)
     _fill(encoder, state)

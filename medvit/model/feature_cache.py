@@ -1,4 +1,4 @@
-"""Tokens of a frozen backbone, computed once and kept on disk, so that a probe costs seconds instead of hours.
+"""Disk cache of the tokens of a frozen backbone, for fast probes.
 
 A cache is found by what it was made from: the backbone's weights and design, the preprocessing, and the list of
 images. A file that is there is whole: it is written under another name and renamed at the end. A folder of caches keeps

@@ -1,4 +1,4 @@
-"""The linear layer by the fastest of two equal paths: torch's own, or oneDNN called by name on a CPU.
+"""Linear layer by the faster of two equal paths: torch's own, or oneDNN on a CPU.
 
 Measured by `benchmarks/vit_speed.py`: in bf16, torch writes the bias over the whole output before the product and
 oneDNN adds it inside; in fp32 torch sends the product to MKL, which on AMD processors is far behind oneDNN. Without

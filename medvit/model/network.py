@@ -94,7 +94,7 @@ class Network(nn.Module):
             return self.from_tokens(tokens(image))
         if bag is None:  # one image is a bag of one
             image = image.unsqueeze(1)
-            bag = single(image.shape[0], image.device)
+            bag = single_image_bags(image.shape[0], image.device)
         return self.bag(lambda images: self.from_tokens(tokens(images)), image, bag)
 
     def from_tokens(self, tokens: Tokens) -> Float[Tensor, "B *K W"]:
@@ -112,7 +112,7 @@ class Network(nn.Module):
         return logits
 
 
-def single(batch: int, device: torch.device) -> Bag:
+def single_image_bags(batch: int, device: torch.device) -> Bag:
     """Return the bag of one image per unit: present, at 0 mm, of kind 0."""
     zeros = torch.zeros(batch, 1, device=device)
     return Bag(zeros == 0, zeros, zeros.long())

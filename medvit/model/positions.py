@@ -1,4 +1,4 @@
-"""Where a patch lies: tables that are resized to any grid, rotary angles for n axes, and BEiT's relative bias."""
+"""Position encodings: tables resized to any grid, rotary angles for n axes, BEiT's relative bias."""
 
 from __future__ import annotations
 

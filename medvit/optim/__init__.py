@@ -1,1 +1,1 @@
-"""How the weights move: strategies, parameter groups, schedule, averaging, and probes on cached features."""
+"""Optimisation: strategies, parameter groups, schedule, weight averaging, and probes on cached features."""

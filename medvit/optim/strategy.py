@@ -1,4 +1,4 @@
-"""Which weights move, and how fast: one class per word of `conf/optim`.
+"""Fine-tuning strategies: which weights are trained and at what rate, one class per word of `conf/optim`.
 
 All rates are multiples of `optim.plan.lr`. `prepare` freezes (and injects adapters), `groups` gives the optimiser its
 parameters, `on_epoch` changes phase, `describe` says it all in a table, and `to_json` is the config node that makes the

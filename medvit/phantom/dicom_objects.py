@@ -1,4 +1,4 @@
-"""What the phantoms write: DICOM objects with the attributes a PACS export has, byte-identical for one seed."""
+"""DICOM objects of the phantoms, with the attributes of a PACS export, byte-identical for one seed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def uid(*parts: object) -> str:
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
-def base(sop_class: str, sop_uid: str, values: dict[str, Any]) -> Dataset:
+def make_dataset(sop_class: str, sop_uid: str, values: dict[str, Any]) -> Dataset:
     """Return a data set with file meta information, the SOP identity and `values` by DICOM keyword."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()

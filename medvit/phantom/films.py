@@ -106,7 +106,7 @@ def _write_film(draft: Path, patient: Patient, detector: Detector, film: int, se
     photometric = "MONOCHROME1" if rng.random() < detector.inverse_share else "MONOCHROME2"
     year = 2016 + int(rng.integers(8))
     path = Path("dicom") / patient_id / accession / "IM0001"
-    dataset = dicom_objects.base(
+    dataset = dicom_objects.make_dataset(
         DX_FOR_PRESENTATION,
         dicom_objects.uid(seed, patient_id, film, "image"),
         {

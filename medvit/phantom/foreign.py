@@ -1,4 +1,4 @@
-"""Images a chest-film model must not answer about, generated: hand, lateral chest, brain slice, photo, noise.
+"""Generated out-of-distribution images: hand, lateral chest, brain slice, photo, noise.
 
 The sixth set of the out-of-distribution check, inverted films, is made from the test films themselves
 (`medvit.augment.perturbation`). Generated images are rough; a model that takes even them for frontal chest films

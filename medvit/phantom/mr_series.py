@@ -1,4 +1,4 @@
-"""A generated set of brain MR: heads of `phantom_head` as classic MR slices, each series on its own oblique grid."""
+"""A generated set of brain MR: heads of `phantom.head` as classic MR slices, each series on its own oblique grid."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _write_series(
     row, column = affine[:3, 1] / sequence.spacing[1], affine[:3, 2] / sequence.spacing[2]
     order = np.random.default_rng(len(values)).permutation(len(values))
     for index, pixels in enumerate(values):
-        dataset = dicom_objects.base(
+        dataset = dicom_objects.make_dataset(
             MR_IMAGE,
             dicom_objects.uid(attributes["SeriesInstanceUID"], index),
             {

@@ -1,4 +1,4 @@
-"""The predictions table: checked, brought to the unit of analysis, and turned into findings.
+"""The predictions table: checked, aggregated to the unit of analysis, and split into findings.
 
 One row per image: `uid`, `patient`, `study`, `series`, `split`, `logit.<name>`, `prob.<name>`, `target.<name>` (0, 1,
 or NaN for a label that is missing or left out by the task's policy; a value for a regression), and header facts.

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do, as frozen settings that survive JSON."""
+"""Settings of an evaluation, frozen and JSON-able."""
 
 from __future__ import annotations
 

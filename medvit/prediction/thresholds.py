@@ -1,4 +1,4 @@
-"""What validation decides and the test set must not touch: calibration, operating points, conformal bounds (EV-04).
+"""Thresholds frozen on validation: calibration, operating points, conformal bounds (EV-04).
 
 Written as thresholds.json with a hash over its content, before any test prediction is opened.
 """

@@ -1,4 +1,4 @@
-"""The one way from a radiograph to the model's input: VOI, border, resize with the aspect kept, integers."""
+"""Preprocessing of a radiograph: VOI, border crop, resize with the aspect kept, integers."""
 
 from __future__ import annotations
 

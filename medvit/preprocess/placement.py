@@ -1,4 +1,4 @@
-"""Where the model's input lies on the original image or volume: the way there and the way back."""
+"""Coordinates between the model's input and the original image or volume, both ways."""
 
 from __future__ import annotations
 

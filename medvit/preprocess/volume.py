@@ -1,4 +1,4 @@
-"""The one way from an MR or CT volume to the model's input: orientation, spacing, intensity, crop or pad, integers."""
+"""Preprocessing of an MR or CT volume: orientation, spacing, intensity, crop or pad, integers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from medvit.dicom.storage import Source
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess.definition import Definition, Prepared, VolumeFiles, as_bytes
 from medvit.preprocess.nifti import is_nifti, read_nifti
+from medvit.preprocess.percentiles import Percentiles
 from medvit.preprocess.placement import Placement, overlap
-from medvit.preprocess.ranks import Ranks
 from medvit.preprocess.resize import resize, resize_volume
 from medvit.series.policy import SeriesPolicy
 from medvit.types import Volume
@@ -170,7 +170,7 @@ class VolumePreprocess(Definition):
         """Return the values that become display 0 and 1; raises DicomRefusal E-CONST."""
         if self.intensity == "window":
             return self.limits[0], self.limits[1]
-        ranks = Ranks(values)
+        ranks = Percentiles(values)
         floor, top, count = ranks.at(0), ranks.percentile(99), values.size
         dark = floor + 0.1 * (top - floor)
         least = int(np.count_nonzero(values <= dark))

@@ -1,4 +1,4 @@
-"""Findings of the data-quality report: each a question, an answer (pass, warn, fail), and the images it is about."""
+"""Findings of the data-quality report: check, level (pass, warn, fail), and the images it is about."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _outliers(table: pd.DataFrame, measures: pd.DataFrame, small: NDArray[np.uin
     kind = kind.where((measures["code"] == "").to_numpy() & (table["kind"] == "film").to_numpy(), "left out")
     for name, rows in kind.groupby(kind).indices.items():
         if name != "left out" and len(rows) >= _ENOUGH:
-            negative[rows], turned[rows] = unlike(small[rows])
+            negative[rows], turned[rows] = flag_outliers(small[rows])
     side = "turned films teach a wrong side; mirrored ones cannot be told by pixels"
     return [
         Finding(name, WARN if odd.any() else PASS, _counted(odd, what), f"look at these images: {advice}", _rows(odd))
@@ -131,7 +131,7 @@ def _outliers(table: pd.DataFrame, measures: pd.DataFrame, small: NDArray[np.uin
     ]
 
 
-def unlike(small: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def flag_outliers(small: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which of the pictures [n 32 32] look negative, and which fit the mean better turned or upside down.
 
     Margins are from 574 real chest films: none of them is called turned, nor negative; of those turned by 180 degrees

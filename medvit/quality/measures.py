@@ -1,4 +1,4 @@
-"""What the pixels of each image say about its quality: darkness, saturation, text-like marks, fingerprints."""
+"""Image-quality measures of the pixels: darkness, saturation, text-like marks, fingerprints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of who was tested: counts, leakage audit, baselines."""
+"""Cohort tables: counts, leakage audit, shortcut baselines."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def audit(
             if column in other and column in test.table and (column != "uid" or test.spec.aggregate.unit == "image"):
                 shared = len(_values(other[column]) & _values(test.table[column]))
                 rows.append({"side": name, "what": what, "shared": shared})
-    leaks = shared_words(rows)
+    leaks = describe_leaks(rows)
     if leaks and not allowed:
         remedy = _OTHER_SITE if external else _OWN_SPLIT
         raise EvaluationError(f"E-LEAK the test set shares {leaks}; a result on it would flatter the model. {remedy}")
@@ -80,7 +80,7 @@ def audit(
     return Table("audit", "Leakage audit", columns, rows, note + absent)
 
 
-def shared_words(rows: Sequence[Row]) -> str:
+def describe_leaks(rows: Sequence[Row]) -> str:
     """Return in words what the rows of the audit say is shared, "" where nothing is."""
     return ", ".join(f"{row['shared']} {row['what']} with {row['side']}" for row in rows if row["shared"])
 

@@ -21,7 +21,7 @@ from medvit.prediction.thresholds import FrozenThresholds
 from medvit.report.discrimination import rule_name
 from medvit.report.page import Report, Section
 from medvit.report.subgroups import groups_of
-from medvit.report.table import Row, Table, fewest, missing, plain
+from medvit.report.table import Row, Table, missing, patients_of_rarer_outcome, plain
 from medvit.report.wording import format_estimate
 
 Array = NDArray[np.float64]
@@ -45,7 +45,7 @@ def compare(one: Side, other: Side) -> Report:
     Raises:
         EvaluationError: the test sets or the findings differ.
     """
-    refuse_unlike(one, other)
+    refuse_incomparable(one, other)
     areas, points, by_group = _areas(one, other), _points(one, other), _groups(one, other)
     source = Table("provenance", "Provenance", {"what": "What", "value": "Value"}, [
         {"what": "one", "value": one.name}, {"what": "other", "value": other.name},
@@ -77,7 +77,7 @@ def compare(one: Side, other: Side) -> Report:
     return Report(head, sections, content, "Comparison of two models")
 
 
-def refuse_unlike(one: Side, other: Side) -> None:
+def refuse_incomparable(one: Side, other: Side) -> None:
     """Refuse two evaluations that are not about the same question on the same test set, drawn alike.
 
     Raises:
@@ -163,7 +163,7 @@ def _groups(one: Side, other: Side) -> Table:
             y = a.target[inside]
             row: Row = {"finding": a.name, "column": group.column, "group": group.value, "units": y.size,
                         "positives": int(y.sum())}  # fmt: skip
-            if (few := fewest(one.sample, a, np.isin(a.rows, group.rows))) < floor:
+            if (few := patients_of_rarer_outcome(one.sample, a, np.isin(a.rows, group.rows))) < floor:
                 rows.append(row | {"difference": missing(f"insufficient ({few})")})
                 continue
             ranked = [Ranking(y, side.margin[inside]).auroc for side in (a, b)]

@@ -1,4 +1,4 @@
-"""Of classes that exclude each other, the most probable one: how often it is right, and what it is taken for."""
+"""Multiclass tables: accuracy of the most probable class and the confusion matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of how well findings are told apart: areas, operating points, grades, measurements, and the annex."""
+"""Discrimination tables: AUROC and AUPRC, operating points, grades, measurements, accuracy and F1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvit.metric.ranking import Ranking, ratio
 from medvit.metric.sample_size import positives_needed
 from medvit.prediction.predictions import Finding, Sample, findings_of
 from medvit.prediction.thresholds import FrozenThresholds
-from medvit.report.table import Row, Table, estimate, fewest, missing, patients, proportion
+from medvit.report.table import Row, Table, estimate, missing, patients, patients_of_rarer_outcome, proportion
 
 Array = NDArray[np.float64]
 _NO_RATIO = ("n/a (no false positives)", "n/a (no true negatives)")
@@ -187,7 +187,7 @@ def _delong(sample: Sample, found: Finding) -> Row:
 
 
 def _size(sample: Sample, found: Finding, auroc: Interval) -> str:
-    wanted, few = sample.spec.detail.half_width, fewest(sample, found)
+    wanted, few = sample.spec.detail.half_width, patients_of_rarer_outcome(sample, found)
     warning = f"only {few} patients of the rarer outcome (under {FEW}): intervals are too narrow; " if few < FEW else ""
     if not 0.0 < auroc.value < 1.0:
         return warning + "no estimate at AUROC 1"

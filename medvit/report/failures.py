@@ -1,4 +1,4 @@
-"""The failures worth looking at: the most certain errors of each finding, by pseudonym, with pictures if given."""
+"""Failure gallery: the most certain errors of each finding, by pseudonym, with pictures if given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sentences a reader must see first: what to beware of, who was tested, and each main number with its interval."""
+"""Headline of the report: warnings, who was tested, and each main number with its interval."""
 
 from __future__ import annotations
 
@@ -75,5 +75,5 @@ def _against_baselines(rows: Sequence[Mapping[str, Any]], test: Sample, few: boo
 
 def leaks(audited: Table, provenance: Mapping[str, Any]) -> list[str]:
     """Return the sentence that comes before every number where leaks were allowed by a setting of the training."""
-    shared = cohort.shared_words(audited.rows)
+    shared = cohort.describe_leaks(audited.rows)
     return [f"{leaks_allowed(provenance)}. The test set shares {shared}: every number flatters."] * bool(shared)

@@ -1,4 +1,4 @@
-"""Tables of what the probabilities are worth: calibration before and after, decision curves, histograms, sets."""
+"""Probability tables: calibration before and after scaling, decision curves, histograms, conformal sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the tested set differs from validation: prevalence, age, sex, vendor, view, intensity, each with its interval."""
+"""Distribution shift between validation and the tested set: prevalence, age, sex, vendor, view, intensity."""
 
 from __future__ import annotations
 

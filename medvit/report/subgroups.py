@@ -1,4 +1,4 @@
-"""Tables by group of patients: performance in each, differences, and how far the worst is from the best."""
+"""Subgroup tables: performance by group of patients, and gaps between best and worst."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medvit.metric.subgroup import group_auroc, group_gap, group_sensitivity
 from medvit.prediction.predictions import Finding, Sample, findings_of, near
 from medvit.prediction.spec import DEFAULT_SUBGROUPS
 from medvit.prediction.thresholds import FrozenThresholds
-from medvit.report.table import NAN, Row, Table, fewest, missing, patients, proportion
+from medvit.report.table import NAN, Row, Table, missing, patients, patients_of_rarer_outcome, proportion
 
 Array = NDArray[np.float64]
 _IDENTIFIERS = ("uid", "patient", "study", "series", "split", "pixel_sha256")
@@ -104,13 +104,13 @@ def _group_row(sample: Sample, found: Finding, group: Group, cut: float) -> tupl
     positives, floor, level = int(y.sum()), sample.spec.detail.floor, sample.spec.bootstrap.level
     row: Row = {"finding": found.name, "column": group.column, "group": group.value, "units": y.size,
                 "patients": patients(sample, found.rows[inside]), "positives": positives}  # fmt: skip
-    if (few := fewest(sample, found, inside)) < floor:
+    if (few := patients_of_rarer_outcome(sample, found, inside)) < floor:
         none = missing(f"insufficient ({few})")
         return row | dict.fromkeys(("auroc", "difference", "sensitivity", "specificity"), none), {}
     draws = type(sample.draws)(sample.draws.counts, sample.draws.code[found.rows])
     here, others = np.flatnonzero(inside), np.flatnonzero(~inside)
     values = {"auroc": group_auroc(found.target, found.margin, draws, here)}
-    if fewest(sample, found, ~inside) >= floor:
+    if patients_of_rarer_outcome(sample, found, ~inside) >= floor:
         value, sampled = group_auroc(found.target, found.margin, draws, others)
         row["difference"] = interval(values["auroc"][0] - value, values["auroc"][1] - sampled, level=level)
     else:

@@ -83,7 +83,7 @@ def patients(sample: Sample, rows: NDArray[np.intp]) -> int:
     return int(np.unique(sample.draws.code[rows]).size)
 
 
-def fewest(sample: Sample, found: Finding, inside: NDArray[np.bool_] | None = None) -> int:
+def patients_of_rarer_outcome(sample: Sample, found: Finding, inside: NDArray[np.bool_] | None = None) -> int:
     """Return how many patients have the rarer outcome, over the known rows of a finding that are `inside`."""
     outcome = found.target if inside is None else np.where(inside, found.target, np.nan)
     return min(patients(sample, found.rows[outcome == value]) for value in (1, 0))

@@ -1,4 +1,4 @@
-"""How a number is read on the page: three decimals, its interval in brackets, or why there is none."""
+"""Formatting of numbers and intervals on the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions asked of an image: how labels become targets, logits become a loss, and a split becomes scores."""
+"""Tasks: labels to targets, logits to loss, and scores of a split."""
 
 from __future__ import annotations
 

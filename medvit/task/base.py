@@ -1,4 +1,4 @@
-"""What every task answers: labels to numbers, logits to loss, probabilities and scores."""
+"""Base of every task: labels to numbers, logits to loss, probabilities and scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One yes or no question."""
+"""Binary classification: one yes-or-no label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the raw values of the label table to numbers: nothing unknown passes; missing and uncertain follow a policy."""
+"""Parse label values; policies for missing and uncertain labels."""
 
 from __future__ import annotations
 

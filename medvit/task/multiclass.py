@@ -1,4 +1,4 @@
-"""One of several classes that exclude each other."""
+"""Multiclass classification: one of several exclusive classes."""
 
 from __future__ import annotations
 

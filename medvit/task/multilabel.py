@@ -1,4 +1,4 @@
-"""Several findings, each present or absent for itself, with missing and uncertain labels."""
+"""Multilabel classification: several findings, with missing and uncertain labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grades with an order, such as Kellgren-Lawrence 0 to 4."""
+"""Ordinal classification: grades with an order, such as Kellgren-Lawrence 0 to 4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A quantity with a unit, such as bone age in months."""
+"""Regression of a quantity with a unit, such as bone age in months."""
 
 from __future__ import annotations
 

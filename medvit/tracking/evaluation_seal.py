@@ -1,4 +1,4 @@
-"""The seal of an evaluation: what exactly was evaluated, so that nothing else is registered or exported in its name."""
+"""Hashes of what was evaluated, so that nothing else is registered or exported under its name."""
 
 from __future__ import annotations
 

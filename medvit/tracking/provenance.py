@@ -1,4 +1,4 @@
-"""Where a result comes from: the code, the environment, the machine and the hashes of everything that went in."""
+"""Provenance of a run: code, environment, machine and hashes of its inputs."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ SIDE = 48
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def opened(tmp_path_factory):
     """A network that has learnt nothing, on generated heads as bags of slices, with masks of their lesions."""
     folder = tmp_path_factory.mktemp("heads")
     write_volumes(folder / "raw", patients=10, seed=1, prevalence=0.8, contrasts=["T1", "FLAIR"])
@@ -50,17 +50,17 @@ def bench(tmp_path_factory):
     return OpenedRun(trained, *(data.units(side) for side in ("train", "val", "test")), "test", "cpu")
 
 
-def truths(bench):
-    numbers = bench.numbers(bench.test, 0, 99)
-    folder = bench.test.cache.root.parent
-    return annotations_of(bench.test, numbers, folder)
+def truths(opened):
+    numbers = opened.units_with_label(opened.test, 0, 99)
+    folder = opened.test.cache.root.parent
+    return annotations_of(opened.test, numbers, folder)
 
 
-def test_masks_of_heads_lie_on_their_lesions_in_every_plane(bench):
+def test_masks_of_heads_lie_on_their_lesions_in_every_plane(opened):
     """Lesions are bright on FLAIR and dark on T1; the other side of the head is the measure."""
     contrast = []
-    for number, truth in truths(bench).items():
-        image = bench.test.cache.gather(bench.test.members[number])[:, 0].astype(float)
+    for number, truth in truths(opened).items():
+        image = opened.test.cache.gather(opened.test.members[number])[:, 0].astype(float)
         assert truth.mask.shape == image.shape == (8, SIDE, SIDE)
         ring = ~truth.mask & (image > np.percentile(image, 60))
         contrast.append(image[truth.mask].mean() / image[ring].mean() - 1)
@@ -70,22 +70,22 @@ def test_masks_of_heads_lie_on_their_lesions_in_every_plane(bench):
 
 
 @pytest.mark.slow
-def test_maps_of_bags_are_measured_and_an_untrained_network_finds_no_lesion(bench):
+def test_maps_of_bags_are_measured_and_an_untrained_network_finds_no_lesion(opened):
     sections = {
-        section.title: section for section in explanation_sections(bench, ["integrated", "occlusion", "relevance"], 4)
+        section.title: section for section in explanation_sections(opened, ["integrated", "occlusion", "relevance"], 4)
     }
     faithful = {row["method"]: row for row in sections["Explanation"].tables[0].rows}
     assert set(faithful) == {"integrated", "occlusion", "relevance", "edges", "noise"}
     assert faithful["edges"]["verdict"] == "fails"
     located = {row["method"]: row for row in sections["Localisation"].tables[0].rows}
-    assert {"centre prior", "even map", f"{bench.best}, shuffled weights"} <= set(located)
+    assert {"centre prior", "even map", f"{opened.best}, shuffled weights"} <= set(located)
     assert max(located[method]["iou"].value for method in ("integrated", "occlusion", "relevance")) < 0.3
-    assert bench.shown(bench.test, 0).shape == (SIDE, 2 * SIDE, 3)
+    assert opened.overlay_of(opened.test, 0).shape == (SIDE, 2 * SIDE, 3)
 
 
-def test_no_file_name_of_a_mask_leaves_the_manifest(bench):
-    found = bench.pass_over(bench.trained.network, bench.test)
-    made = table(found, bench.trained.task, bench.test.frame, "test")
+def test_no_file_name_of_a_mask_leaves_the_manifest(opened):
+    found = opened.predict_units(opened.trained.network, opened.test)
+    made = table(found, opened.trained.task, opened.test.frame, "test")
     assert not [name for name in made.columns if "truth" in name]
 
 
@@ -106,13 +106,13 @@ def test_a_mask_follows_crop_pad_and_flip(axes, flip):
     assert mask_at_model(speck, placement).any()  # smaller than a pixel of the model's input
 
 
-def test_masks_that_do_not_fit_are_refused_without_their_name(bench, tmp_path):
-    number = next(iter(truths(bench)))
+def test_masks_that_do_not_fit_are_refused_without_their_name(opened, tmp_path):
+    number = next(iter(truths(opened)))
     picture = tmp_path / "Doe^Jane.png"
     cv2.imwrite(str(picture), np.zeros((4, 4), np.uint8))
     with pytest.raises(EvaluationError, match="has no affine") as caught:
-        from_mask(bench.test, number, picture)
+        from_mask(opened.test, number, picture)
     assert "Doe" not in str(caught.value)
     with pytest.raises(EvaluationError, match="cannot be read") as caught:
-        from_mask(bench.test, number, tmp_path / "Doe^Jane.npz")
+        from_mask(opened.test, number, tmp_path / "Doe^Jane.npz")
     assert "Doe" not in str(caught.value)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from medvit.errors import EvaluationError
-from medvit.evaluation.protocol import evaluate_predictions, freeze_thresholds, sides
+from medvit.evaluation.protocol import evaluate_predictions, freeze_thresholds, open_predictions
 from medvit.metric.operating_point import RuleSpec
 from medvit.prediction.spec import Detail
 from medvit.prediction.thresholds import read
@@ -78,7 +78,7 @@ def test_a_recorded_hash_must_be_met_by_what_validation_decides_now(tmp_path, ma
 
 def test_the_predictions_file_reproduces_every_number_bit_for_bit(evaluated, tmp_path, make_spec):
     report, out = evaluated
-    validation, test = sides(out / "predictions.parquet")
+    validation, test = open_predictions(out / "predictions.parquet")
     again = evaluate_predictions(validation, test, make_spec(detail=Detail()), tmp_path, frozen=out / "thresholds.json")
     assert again.content == report.content
     assert {file.stem for file in (out / "figures").iterdir()} == {each["name"] for each in report.content["figures"]}
@@ -130,17 +130,19 @@ def test_a_folder_that_cannot_be_written_is_named_as_such(tmp_path, make_table, 
 
 def test_a_file_that_is_no_predictions_file_is_refused(tmp_path):
     with pytest.raises(EvaluationError, match="does not exist"):
-        sides(tmp_path / "nothing.parquet")
+        open_predictions(tmp_path / "nothing.parquet")
     (tmp_path / "text.parquet").write_text("not parquet")
     with pytest.raises(EvaluationError, match="cannot be read"):
-        sides(tmp_path / "text.parquet")
+        open_predictions(tmp_path / "text.parquet")
 
 
 def test_a_column_that_only_one_side_has_is_reported_alike_from_the_file(tmp_path, make_table, make_spec):
     val, test = make_table("val").assign(**{"table.site": "north"}), make_table("test").drop(columns="sex")
     first = evaluate_predictions(val, test, make_spec(), tmp_path / "a")
     file = tmp_path / "a" / "predictions.parquet"
-    again = evaluate_predictions(*sides(file), make_spec(), tmp_path / "b", frozen=tmp_path / "a" / "thresholds.json")
+    again = evaluate_predictions(
+        *open_predictions(file), make_spec(), tmp_path / "b", frozen=tmp_path / "a" / "thresholds.json"
+    )
     assert again.content == first.content
     shift = {(row["what"], row["value"]): row["test"] for row in first.tables["shift"].rows}
     assert shift["table.site", "unknown"] == shift["sex", "unknown"] == 1.0

@@ -34,7 +34,7 @@ SPEC = from_json({"kind": "binary", "names": ["finding"], "bootstrap": {"draws":
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def opened(tmp_path_factory):
     """A network that has learnt nothing, on generated films whose boxes were kept."""
     folder = tmp_path_factory.mktemp("films")
     write_films(folder / "raw", patients=36, seed=3)
@@ -52,23 +52,23 @@ def bench(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluated(bench, tmp_path_factory):
+def evaluated(opened, tmp_path_factory):
     """The report of that network with every section, and what was there when the sections were made."""
     out, seen = tmp_path_factory.mktemp("out"), []
 
     def predicted(units, side):
-        return table(bench.pass_over(bench.trained.network, units), bench.trained.task, units.frame, side)
+        return table(opened.predict_units(opened.trained.network, units), opened.trained.task, units.frame, side)
 
-    def opened():
+    def open_test():
         seen.append(("test", (out / "thresholds.json").is_file()))
-        return predicted(bench.test, "test")
+        return predicted(opened.test, "test")
 
     def late(sample, frozen):
         seen.append(("sections", frozen.hash))
-        return sections(bench, ASKED, sample, frozen)
+        return sections(opened, ASKED, sample, frozen)
 
-    val = predicted(bench.validation, "val")
-    report = protocol.evaluate_predictions(val, opened, SPEC, out, extras=Extras(late=late))
+    val = predicted(opened.validation, "val")
+    report = protocol.evaluate_predictions(val, open_test, SPEC, out, extras=Extras(late=late))
     return report, out, seen
 
 
@@ -94,26 +94,26 @@ def test_all_six_foreign_sets_are_scored_by_every_distance(evaluated):
     assert max(row["auroc"].value for row in noise) > 0.95  # even an untrained network tells noise from films
 
 
-def test_edges_fail_the_sanity_check_and_a_method_is_chosen_on_validation(bench, evaluated):
+def test_edges_fail_the_sanity_check_and_a_method_is_chosen_on_validation(opened, evaluated):
     rows = {row["method"]: row for row in evaluated[0].tables["faithfulness"].rows}
     assert set(rows) == {"relevance", "gradcam", "edges", "noise"}
     assert rows["edges"]["verdict"] == "fails"
-    assert bench.best in ASKED["methods"]
+    assert opened.best in ASKED["methods"]
     passing = [m for m in ASKED["methods"] if rows[m]["verdict"] == "passes"] or ASKED["methods"]
-    assert bench.best in passing
-    assert rows[bench.best]["difference"].value == max(rows[m]["difference"].value for m in passing)
+    assert opened.best in passing
+    assert rows[opened.best]["difference"].value == max(rows[m]["difference"].value for m in passing)
 
 
-def test_an_untrained_network_points_no_better_than_chance(bench, evaluated):
+def test_an_untrained_network_points_no_better_than_chance(opened, evaluated):
     rows = {row["method"]: row for row in evaluated[0].tables["localisation"].rows}
-    assert {"centre prior", "even map", f"{bench.best}, shuffled weights"} <= set(rows)
+    assert {"centre prior", "even map", f"{opened.best}, shuffled weights"} <= set(rows)
     for method in ASKED["methods"]:
         assert rows[method]["energy"].low < rows["even map"]["energy"].value * 1.5
     assert rows["even map"]["iou"].value == pytest.approx(rows["even map"]["energy"].value)
 
 
-def test_boxes_land_on_the_opacity_at_the_models_input(bench):
-    units, inside = bench.test, []
+def test_boxes_land_on_the_opacity_at_the_models_input(opened):
+    units, inside = opened.test, []
     boxes = units.frame[list(BOX)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     for number in np.flatnonzero(np.isfinite(boxes).all(axis=1)):
         truth = from_box(units, int(number), boxes[number])
@@ -130,7 +130,7 @@ def test_boxes_land_on_the_opacity_at_the_models_input(bench):
 
 def test_the_report_can_be_made_again_from_what_was_kept(evaluated, tmp_path):
     report, out, _ = evaluated
-    validation, test = protocol.sides(out / "predictions.parquet")
+    validation, test = protocol.open_predictions(out / "predictions.parquet")
     again = protocol.evaluate_predictions(
         validation, test, SPEC, tmp_path, frozen=out / "thresholds.json", extras=archive.load_archive(out)
     )
@@ -139,10 +139,10 @@ def test_the_report_can_be_made_again_from_what_was_kept(evaluated, tmp_path):
     assert set(filled.values()) == {"auto-filled"}
 
 
-def test_the_gallery_shows_film_and_map_side_by_side(bench, evaluated):
-    shown = bench.shown(bench.test, 0)
+def test_the_gallery_shows_film_and_map_side_by_side(opened, evaluated):
+    shown = opened.overlay_of(opened.test, 0)
     assert shown.shape == (48, 96, 3)
-    np.testing.assert_array_equal(shown[:, :48, 0], bench.test.cache.gather(bench.test.members[0])[0, 0])
+    np.testing.assert_array_equal(shown[:, :48, 0], opened.test.cache.gather(opened.test.members[0])[0, 0])
     assert (shown[:, 48:, 0].astype(int) > shown[:, :48, 0]).any()
 
 
@@ -156,7 +156,7 @@ def test_sections_of_a_closed_test_side_are_refused():
 def test_sections_made_late_stand_with_those_given(evaluated, tmp_path):
     report, out, _ = evaluated
     note = Section("Note", (Table("seeds", "Seeds", {"a": "A"}, [{"a": 1.0}]),))
-    validation, test = protocol.sides(out / "predictions.parquet")
+    validation, test = protocol.open_predictions(out / "predictions.parquet")
     extras = Extras(sections=(note,), late=lambda _sample, _frozen: (Section("Late", text="made late"),))
     both = protocol.evaluate_predictions(validation, test, SPEC, tmp_path, extras=extras)
     titles = [section.title for section in both.sections]

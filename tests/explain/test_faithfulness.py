@@ -7,7 +7,16 @@ import torch
 from scipy.stats import spearmanr
 
 from medvit.explain.attribution import METHODS
-from medvit.explain.faithfulness import agreement, curves, edge_map, passes, random_map, sanity, shuffled, spearman
+from medvit.explain.faithfulness import (
+    deletion_insertion,
+    edge_map,
+    passes_sanity,
+    random_map,
+    rank_correlation,
+    sanity,
+    shuffle_weights,
+    spearman,
+)
 from medvit.explain.reference import AVERAGE, GREY, choose, grey
 from medvit.model.pool import MeanPool
 
@@ -17,7 +26,7 @@ def probability(net):
 
 
 def difference(net, image, way):
-    deletion, insertion = curves(probability(net), image, way(net, image, 0), grey(image))
+    deletion, insertion = deletion_insertion(probability(net), image, way(net, image, 0), grey(image))
     return float((insertion - deletion).mean())
 
 
@@ -33,8 +42,8 @@ def test_the_truth_is_more_faithful_than_its_opposite(trained):
     image, _, mask = planted.images(8, 5)
     cells = torch.nn.functional.adaptive_avg_pool2d(mask[1::2].float(), 8)
     sick = image[1::2]
-    gone, come = curves(probability(trained), sick, cells, grey(sick))
-    late, early = curves(probability(trained), sick, -cells, grey(sick))
+    gone, come = deletion_insertion(probability(trained), sick, cells, grey(sick))
+    late, early = deletion_insertion(probability(trained), sick, -cells, grey(sick))
     assert (come > early).all()
     assert (gone < late).all()
 
@@ -43,7 +52,7 @@ def test_bags_are_ranked_over_all_their_images(trained):
     image = planted.images(6, 5)[0].reshape(2, 3, 1, 48, 48)
     maps = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     share = lambda bags: (bags != 0).float().mean(dim=(1, 2, 3, 4))  # noqa: E731
-    deletion, insertion = curves(share, image, maps, torch.zeros_like(image), bagged=True)
+    deletion, insertion = deletion_insertion(share, image, maps, torch.zeros_like(image), bagged=True)
     np.testing.assert_allclose(deletion, 0.5, atol=0.01)
     np.testing.assert_allclose(insertion, 0.5, atol=0.01)
 
@@ -52,22 +61,22 @@ def test_gradients_and_occlusion_pass_the_sanity_check_and_an_edge_detector_fail
     image = planted.images(8, 5)[0][1::2]
     edges = sanity(edge_map, trained, image, 0, permuted=permuted)
     assert edges == pytest.approx({"head": 1.0, "all": 1.0, "labels": 1.0})
-    assert not passes(edges)
+    assert not passes_sanity(edges)
     for name in ("integrated", "occlusion"):
-        assert passes(sanity(METHODS[name], trained, image, 0, seeds=range(6), permuted=permuted)), name
+        assert passes_sanity(sanity(METHODS[name], trained, image, 0, seeds=range(6), permuted=permuted)), name
 
 
 def test_rollout_knows_nothing_of_the_head_and_fails(trained):
     found = sanity(METHODS["rollout"], trained, planted.images(4, 5)[0][1::2], 0)
     assert found["head"] == pytest.approx(1)
-    assert not passes(found)
+    assert not passes_sanity(found)
 
 
 def test_a_map_without_contrast_fails_the_sanity_check():
     net = planted.network(MeanPool())
     found = sanity(METHODS["head_attention"], net, planted.images(2, 5)[0], 0)
     assert np.isnan(found["head"])
-    assert not passes(found)
+    assert not passes_sanity(found)
 
 
 def test_a_network_that_never_saw_grey_is_measured_against_the_average_image():
@@ -89,17 +98,17 @@ def permuted():
 def test_maps_of_a_network_trained_on_permuted_labels_are_others(trained, permuted):
     image = planted.images(16, 5)[0][1::2]
     both = [METHODS["occlusion"](net, image, 0) for net in (trained, permuted)]
-    assert abs(agreement(*both)) < 0.5
-    assert agreement(edge_map(trained, image, 0), edge_map(permuted, image, 0)) == pytest.approx(1)
+    assert abs(rank_correlation(*both)) < 0.5
+    assert rank_correlation(edge_map(trained, image, 0), edge_map(permuted, image, 0)) == pytest.approx(1)
 
 
 def test_shuffling_keeps_the_values_and_the_original(trained):
     before = {key: value.clone() for key, value in trained.state_dict().items()}
-    other = shuffled(trained, "all")
+    other = shuffle_weights(trained, "all")
     assert all(torch.equal(before[key], value) for key, value in trained.state_dict().items())
     for key, value in other.state_dict().items():
         assert torch.equal(value.flatten().sort().values, before[key].flatten().sort().values)
-    head = shuffled(trained, "head").state_dict()
+    head = shuffle_weights(trained, "head").state_dict()
     assert [key for key in head if not torch.equal(head[key], before[key])] == ["head.weight"]
 
 

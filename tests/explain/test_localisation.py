@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvit.errors import EvaluationError
-from medvit.explain.localisation import SCORES, Annotation, box_mask, centre_prior, score, summary, within
+from medvit.explain.localisation import SCORES, Annotation, box_mask, centre_prior, dilate_mm, score, summary
 
 BOX = box_mask((20, 30), [[4, 6], [9, 15]])
 
@@ -42,7 +42,7 @@ def test_within_equals_a_count_over_all_pairs(seed, tolerance, spacing):
     expected = np.zeros(mask.shape, bool)
     for place in places[mask]:
         expected |= np.sqrt(((places - place) ** 2).sum(-1)) <= tolerance + 1e-9
-    np.testing.assert_array_equal(within(mask, spacing, tolerance), expected)
+    np.testing.assert_array_equal(dilate_mm(mask, spacing, tolerance), expected)
 
 
 @settings(max_examples=30, deadline=None)

@@ -11,7 +11,7 @@ import pytest
 
 from medvit.errors import EvaluationError
 from medvit.evaluation.archive import load_archive
-from medvit.evaluation.protocol import evaluate_predictions, freeze_thresholds, sides
+from medvit.evaluation.protocol import evaluate_predictions, freeze_thresholds, open_predictions
 from medvit.metric.calibration import sigmoid
 from medvit.metric.operating_point import RuleSpec
 from medvit.metric.ranking import auroc
@@ -146,7 +146,7 @@ def test_sections_of_other_modules_are_printed(full):
 
 def test_the_whole_report_is_made_again_from_its_folder(full, tmp_path, make_spec):
     report, out, _ = full
-    validation, test = sides(out / "predictions.parquet")
+    validation, test = open_predictions(out / "predictions.parquet")
     frozen, extras = out / "thresholds.json", load_archive(out)
     again = evaluate_predictions(
         validation, test, from_json(report.content["spec"]), tmp_path, frozen=frozen, extras=extras

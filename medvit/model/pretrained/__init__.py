@@ -1,1 +1,1 @@
-"""Checkpoints, published ones and those of earlier runs: found, read, renamed to the names of ViT, loaded."""
+"""Pretrained checkpoints, published ones and those of earlier runs: find, read, rename to ViT's names, load."""

@@ -25,7 +25,9 @@ def channels(checkpoint: Checkpoint, wanted: int) -> Checkpoint:
     if wanted == checkpoint.channels:
         return checkpoint
     bias = checkpoint.state.get("patch_embed.bias")
-    kernel, moved, mean, std = fold(checkpoint.state["patch_embed.weight"], checkpoint.mean, checkpoint.std, wanted)
+    kernel, moved, mean, std = fold_channels(
+        checkpoint.state["patch_embed.weight"], checkpoint.mean, checkpoint.std, wanted
+    )
     state = {**checkpoint.state, "patch_embed.weight": kernel}
     if bias is not None or moved.abs().max() > 0:
         state["patch_embed.bias"] = ((0 if bias is None else bias.double()) + moved).float()
@@ -39,7 +41,7 @@ def channels(checkpoint: Checkpoint, wanted: int) -> Checkpoint:
     )
 
 
-def fold(
+def fold_channels(
     kernel: Tensor, mean: Sequence[float], std: Sequence[float], wanted: int
 ) -> tuple[Tensor, Float[Tensor, " W"], float, float]:
     """Return a kernel [W C *S] for `wanted` channels, what its bias moves by (fp64), and the channels' mean and std."""

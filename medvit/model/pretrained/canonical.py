@@ -1,4 +1,4 @@
-"""From a file's tensors to the one layout of `ViT`: names, fused products, prefix rows; and the numbers they imply."""
+"""Convert a checkpoint's tensors to the layout of `ViT`: names, fused products, prefix rows, and its architecture."""
 
 from __future__ import annotations
 

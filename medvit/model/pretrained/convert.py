@@ -1,4 +1,4 @@
-"""Turn a pickle into safetensors once, and carry checkpoint directories to sites without a network."""
+"""Convert pickles to safetensors once; pack, unpack and fetch checkpoint directories."""
 
 from __future__ import annotations
 

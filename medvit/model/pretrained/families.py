@@ -1,4 +1,4 @@
-"""Which family a checkpoint is of, and what its tensors are called here: rules are data, in `families.yaml`."""
+"""Checkpoint families: detection and renaming of tensors by the rules of `families.yaml`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder of a finished run of medvit as a checkpoint: train on one data set, go on from there on another."""
+"""Load the encoder of a finished medvit run as a checkpoint for another training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pooled output and the classifier a checkpoint came with: to use it as it is, and to prove the reading."""
+"""The pooling and classifier that a checkpoint came with."""
 
 from __future__ import annotations
 

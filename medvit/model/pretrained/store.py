@@ -1,4 +1,4 @@
-"""Where checkpoint files are, offline first: a directory, a file, or a hub id in the local store or the hub's cache."""
+"""Locate checkpoint files, offline first: a directory, a file, or a hub id in the local store or the hub's cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Percentiles of many float values without sorting them: count by their leading bits, then look where it matters."""
+"""Exact percentiles of many float values without sorting them, by histograms of their leading bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEADING = slice(1, None, 2) if sys.byteorder == "little" else slice(0, None, 2)
 _RISING = np.concatenate([np.arange(0xFFFF, 0x7FFF, -1), np.arange(0x8000)]).astype(np.uint16)
 
 
-class Ranks:
+class Percentiles:
     """The order statistics of finite float32 values, exact: ten times as fast as sorting or partitioning them."""
 
     def __init__(self, values: NDArray[np.float32]) -> None:
