@@ -102,6 +102,8 @@ def _moment(groups: _Groups, keyword: str) -> object:
         diffusion = groups.macro("MRDiffusionSequence")
         direction = next(iter(tags.items_of(diffusion, "DiffusionGradientDirectionSequence")), None)
         return None if direction is None else tags.raw(direction, keyword)[0]
+    if keyword in {"AcquisitionDateTime", "AcquisitionTime", "InstanceNumber"}:
+        return tags.text_values(groups.dataset, keyword) or None  # one object for each time point
     return None
 
 

@@ -12,10 +12,13 @@ import numpy as np
 from medvit.errors import DicomRefusal
 from medvit.series.geometry import ORIENTATION, POSITION, clusters, normal_of, same_place
 from medvit.series.policy import SeriesPolicy
-from medvit.series.slices import MOMENTS, Slice
+from medvit.series.slices import MOMENTS, Kind, Slice
 
 Members = list[Slice]
 _WORDS: Final = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "W": "water", "F": "fat"}
+_CONTRASTS: Final = ("IN_PHASE", "OUT_PHASE", "OPP_PHASE", "ADC", "TRACEW", "FA", "MIXED")
+_COMPONENTS: Final = frozenset((*_WORDS, *(word.upper() for word in _WORDS.values()), *_CONTRASTS))
+_JITTER: Final = 0.01  # of an echo time or a b-value, within one acquisition
 _SCOUT_COSINE: Final = 0.985  # a localizer lies across the stack; less than 10 degrees apart is a damaged slice
 
 
@@ -94,22 +97,52 @@ def _by_orientation(slices: Members, policy: SeriesPolicy) -> list[Group]:
 
 
 def _by_kind(group: Group) -> list[Group]:
-    """Split by image type, echo time and b-value: slices that differ in these never share a volume."""
-    found: dict[object, Members] = defaultdict(list)
-    for one in group.slices:
-        found[one.kind].append(one)
-    types = _type_names({kind.slices[0].kind[0] for kind in map(Group, found.values())})
-    echoes = sorted({members[0].kind[1] for members in found.values()}, key=_sortable)
-    b_values = {members[0].kind[2] for members in found.values()}
+    """Split by image type, echo time and b-value: slices that differ in these share a volume only as jitter."""
+    found = _settled(group)
+    types = _type_names({image_type for image_type, _, _ in found})
+    echoes = sorted({echo for _, echo, _ in found}, key=_sortable)
+    b_values = {b_value for _, _, b_value in found}
     out = []
-    for members in found.values():
-        image_type, echo, b_value = members[0].kind
+    for (image_type, echo, b_value), members in found.items():
         labels = [group.key] if group.key else []
         labels += [types[image_type]] if len(types) > 1 else []
         labels += [f"echo={echoes.index(echo) + 1}"] if len(echoes) > 1 else []
         labels += ["b=none" if b_value is None else f"b={b_value:g}"] if len(b_values) > 1 else []
-        out.append(Group(members, ",".join(labels), group.warnings))
+        kinds = len({one.kind for one in members})
+        told = (f"W-JITTER {kinds} image types, echo times or b-values within one volume",) * (kinds > 1)
+        out.append(Group(members, ",".join(labels), (*group.warnings, *told)))
     return sorted(out, key=lambda one: [_sortable(part) for part in one.slices[0].kind])
+
+
+def _settled(group: Group) -> dict[Kind, Members]:
+    """Return the slices by kind, those of kinds that are jitter of one another under the most frequent of these.
+
+    Kinds are jitter of one another where numbers hardly differ and the kinds do not cover the same positions, as
+    volumes of their own would; and where image types differ in no word of `_COMPONENTS` and no position repeats.
+    """
+    found: dict[Kind, Members] = defaultdict(list)
+    places: dict[Kind, set[int]] = defaultdict(set)
+    for one, place in zip(group.slices, _places(group.slices), strict=True):
+        found[one.kind].append(one)
+        places[one.kind].add(place)
+    if len(found) == 1:
+        return dict(found)
+    settled: dict[Kind, Members] = {}
+    for kind in sorted(found, key=lambda kind: (-len(found[kind]), [_sortable(part) for part in kind])):
+        usual = next((one for one in settled if _jitter(one, kind, places[one], places[kind])), kind)
+        settled.setdefault(usual, []).extend(found[kind])
+        places[usual] = places[usual] | places[kind]
+    return settled
+
+
+def _jitter(usual: Kind, other: Kind, there: set[int], here: set[int]) -> bool:
+    near = all(
+        a == b or (a is not None and b is not None and abs(a - b) <= least + _JITTER * max(a, b))
+        for a, b, least in zip(usual[1:], other[1:], (0.02, 5.0), strict=True)  # ms, s/mm2
+    )
+    if not near or usual[0] == other[0]:
+        return near and not here >= there
+    return not (set(usual[0]) ^ set(other[0])) & _COMPONENTS and not there & here
 
 
 def _type_names(types: set[tuple[str, ...]]) -> dict[tuple[str, ...], str]:

@@ -38,8 +38,8 @@ def tiles(dataset: pydicom.Dataset, source: int, tolerance: float) -> list[Slice
     next slice lies SpacingBetweenSlices further along SliceNormalVector. `E-MOSAIC` where any of this is missing or
     odd, and for mosaics of other makers.
     """
-    whole = classic(dataset, source)
     fields = _csa(dataset)
+    whole = classic(dataset, source)
     count = int(_floats(fields, "NumberOfImagesInMosaic", 1)[0])
     direction = np.array(_floats(fields, "SliceNormalVector", 3))
     gap = required(dataset, "SpacingBetweenSlices", 1)[0]

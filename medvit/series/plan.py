@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pydicom
@@ -72,12 +73,29 @@ def plan_volumes(objects: OpenedObjects, policy: SeriesPolicy) -> list[Plan]:
         raise DicomRefusal(
             "E-EMPTY", f"nothing but localizers among {len(objects.datasets)} files", allowed="a DICOM series"
         )
+    _require_parts(objects.datasets.values())
     plans = []
     for number, slices in enumerate(by_series.values()):
         groups = split_series(slices, policy)
         warnings = _count_warning(slices, objects.datasets)
         plans += [_volume(group, number, policy, warnings, objects.step()) for group in groups]
     return plans
+
+
+def _require_parts(datasets: Iterable[pydicom.Dataset]) -> None:
+    """Refuse (`E-PARTS`) a concatenation of which a part is missing (PS3.3 C.7.6.16.2.2.4)."""
+    parts: dict[str, set[int]] = defaultdict(set)
+    total: Counter[str] = Counter()
+    for dataset in datasets:
+        whole = tags.text_value(dataset, "ConcatenationUID")
+        if whole:
+            parts[whole].add(tags.integer16(dataset, "InConcatenationNumber"))
+            total[whole] = max(total[whole], *parts[whole], tags.integer16(dataset, "InConcatenationTotalNumber", 0))
+    for whole, there in parts.items():
+        missing = sorted(set(range(1, total[whole] + 1)) - there)
+        if missing:
+            found = f"part {', '.join(map(str, missing[:5]))} of {total[whole]} of a concatenation is missing"
+            raise DicomRefusal("E-PARTS", found, allowed="all parts", tag="(0020,9162)", fix="export the series again")
 
 
 def _check(by_series: dict[str, list[Slice]], policy: SeriesPolicy, total: int) -> None:

@@ -70,6 +70,7 @@ MOMENTS: Final = (
     ("direction", "DiffusionGradientOrientation"),
     ("t", "AcquisitionDateTime"),
     ("t", "AcquisitionTime"),
+    ("t", "InstanceNumber"),  # of enhanced objects, one for each time point
 )
 
 
