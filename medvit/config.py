@@ -1,24 +1,24 @@
 """The one place that reads conf/, turns configs into objects, and starts a command.
 
-A config is data: only names on the allow-list are ever called, and only from here. Nothing heavy is imported before
+A config is data: only classes that conf/ names are ever called, and only from here. Nothing heavy is imported before
 every setting has been checked, and all problems are told in one message.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from medvit.config_check import ALLOWED, preflight, targets
+from medvit.config_check import preflight, targets
+from medvit.config_targets import made, named, refusals
 from medvit.config_words import overrides_of, readable
 from medvit.errors import ConfigError, MedvitError
 from medvit.renamed import with_present_targets
@@ -38,9 +38,8 @@ _HYDRA_FLAGS = (
     "-i",
     "--shell-completion",
     "-sc",
-    "--package",
-    "-p",
 )
+_OTHER_FLAGS = ("--multirun", "-m", "--package", "-p", "--resolve")
 
 
 def conf_dir() -> Path:
@@ -50,48 +49,30 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else here.parent / "conf"
 
 
-def build(node: dict[str, Any], /, trust: Sequence[str] = (), **extra: Any) -> Any:
+def build(node: dict[str, Any], /, group: str = "", **extra: Any) -> Any:
     """Make the object that `node` describes by `_target_`, with `extra` keyword arguments added.
 
-    Nested nodes are built too. Lists and mappings arrive as plain Python values.
+    Nested nodes are built too. Lists and mappings arrive as plain Python values; texts are not resolved any more.
 
     Args:
-        node: a mapping with `_target_`.
-        trust: dotted names the user allows beside medvit's own list (config key `trust`).
+        node: a resolved mapping with `_target_`.
+        group: "data" for what generates a data set, which no other part may be.
         extra: keyword arguments added to the outermost call.
 
     Raises:
-        ConfigError: a target outside the allow-list, unknown or missing arguments, or a value the part refuses.
+        ConfigError: a target that neither conf/ names nor the command trusts, unknown or missing arguments, or a value
+            the part refuses.
     """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
     node = with_present_targets(node)
-    for target in targets(node):
-        _refuse_untrusted(target, trust)
+    groups = [group] if group else [each for each in named(conf_dir()) if each != "data"]
+    if refused := refusals(targets(node), conf_dir(), groups):
+        raise ConfigError("\n".join(refused))
     try:
-        return instantiate(node, _convert_="all", **extra)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, MedvitError):
-            raise error.__cause__ from None
-        raise ConfigError(f"{node.get('_target_', 'config')} cannot be built: {error.__cause__ or error}") from error
-
-
-def _refuse_untrusted(target: str, trust: Sequence[str]) -> None:
-    """Check the object, not only its spelling: `medvit.config.os.system` is spelt like ours and is not ours."""
-    if target in trust:
-        return
-    if not target.startswith(ALLOWED):
-        raise ConfigError(
-            f"_target_ {target} is not on the allow-list; add its full name to trust=[...] if you trust it"
-        )
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"_target_ {target} does not exist: {error}") from error
-    if not callable(found) or not str(getattr(found, "__module__", "")).startswith(ALLOWED):
-        raise ConfigError(f"_target_ {target} is not a class or function of the allow-listed packages")
+        return made({**node, **extra})
+    except MedvitError:
+        raise
+    except (TypeError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"{node.get('_target_', 'config')} cannot be built: {error}") from error
 
 
 def settings_of(name: str, given: Mapping[str, Any], check: Check | None = None) -> dict[str, Any]:
@@ -130,6 +111,9 @@ def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[],
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a busy core slows it 30 times otherwise
             try:
                 arguments = sys.argv[1:] = readable(sys.argv[1:])
+                flags = [each.split("=")[0] for each in arguments if each.startswith("-")]
+                if refused := [flag for flag in flags if flag not in (*_HYDRA_FLAGS, *_OTHER_FLAGS)]:
+                    _stop(ConfigError(f"{', '.join(refused)}: no flag of medvit; settings are given as key=value"))
                 if not any(argument.split("=")[0] in _HYDRA_FLAGS for argument in arguments):
                     plain = [argument for argument in arguments if not argument.startswith("-")]
                     problems = preflight(conf_dir(), name, _with_user_folder(plain), check)

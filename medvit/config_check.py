@@ -10,19 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medvit.config_known import absent, flat, of_command, unknown, unread
+from medvit.config_targets import hydra_problems, refusals, trust_only
 from medvit.config_words import nearest, nearest_setting
 
-ALLOWED = (
-    "medvit.",
-    "torch.nn.",
-    "torch.optim.",
-    "monai.transforms.",
-    "monai.networks.",
-    "torchmetrics.",
-    "pytorch_lightning.callbacks.",
-    "pytorch_lightning.loggers.",
-    "pytorch_lightning.strategies.",
-)
 Check = Callable[[dict[str, Any]], list[str]]
 
 
@@ -46,6 +36,9 @@ def preflight(folder: Path, name: str, arguments: list[str], check: Check | None
                 "commas, '=' or brackets, such as 'data.root=\"films, old\"', and settings whose keys hold them into "
                 "my_conf/experiment/mine.yaml, taken by experiment=mine"
             )
+    if any(o.is_sweep_override() for o in overrides):
+        return list(dict.fromkeys(p for job in _jobs(overrides) for p in preflight(folder, name, job, check)))
+    trust_only(o.input_line for o in overrides)
     roots = [folder, *_search_path(overrides)]
     groups = [o for o in overrides if _is_group(roots, o.get_key_element())]
     problems += [p for o in groups for p in _unknown_choice(roots, o)]
@@ -59,23 +52,36 @@ def preflight(folder: Path, name: str, arguments: list[str], check: Check | None
             problems += [p for o in overrides if o not in groups for p in _bad_key(o, defaults)]
             if problems:
                 return [*dict.fromkeys(problems)]  # one for a mapping that replaces, which stands there twice
-            if any(o.is_sweep_override() for o in overrides):
-                return []  # a multirun: each job is checked by itself
-            config = compose(name, [o.input_line for o in overrides])
+            config = compose(name, [o.input_line for o in overrides], return_hydra_config=True)
             written: Any = OmegaConf.to_container(config)
+            shipped: Any = OmegaConf.to_container(compose(name, return_hydra_config=True)["hydra"])
+            problems = hydra_problems(written.pop("hydra"), shipped)
+            if written["trust"] and not any(o.key_or_group == "trust" for o in overrides):
+                problems.append("trust stands in a preset or recipe; it counts on the command line alone: trust=[...]")
             known, given = of_command(name), [o.key_or_group for o in overrides if o not in groups]
             made = (written.get("data") or {}).get("generate") or {}
             generated = Path(str(made.get("folder"))).parent == Path(str(written["data"]["folder"])) if made else False
-            problems = [*unknown(written, known, defaults), *unread(name, given, known, generated)]
+            problems += [*unknown(written, known, defaults), *unread(name, given, known, generated)]
             problems += absent(written, known[name])
             problems += [*_no_lists(written, overrides), *_no_values(written)]
             if problems:
                 return problems
-            settings: Any = OmegaConf.to_container(config, resolve=True)
+            settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(written)), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             return [*problems, " ".join(str(error).split())]
-    problems += target_problems(settings)
+    problems += [*refusals(targets(settings), folder), *target_problems(settings)]
     return problems or (check(settings) if check else [])
+
+
+def _jobs(overrides: list[Any]) -> list[list[str]]:
+    """Return the words of jobs in which every value of a multirun occurs: each beside the first of the others."""
+    values = [[o.input_line] for o in overrides]
+    for place, override in enumerate(overrides):
+        if override.is_sweep_override():
+            key = override.input_line.partition("=")[0]
+            values[place] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    first = [each[0] for each in values]
+    return [[*first[:at], one, *first[at + 1 :]] for at, each in enumerate(values) for one in each if len(each) > 1]
 
 
 def _no_values(written: Any) -> list[str]:
@@ -229,7 +235,7 @@ def _bad_key(override: Any, defaults: dict[str, Any]) -> list[str]:
         return [f"{key} is not set by default; give it with a plus: +{key}=..."]
     if key not in defaults:
         return [f"'{key}' is not a setting{nearest_setting(key, defaults)}"]
-    if override.is_delete() or override.is_sweep_override():
+    if override.is_delete():
         return []
     return _bad_type(key, override.value(), defaults[key])
 

@@ -32,7 +32,7 @@ def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
     note = folder / NOTE
     asked = {key: value for key, value in data["generate"].items() if key != "folder"}
     if not (folder / "splits.parquet").is_file():
-        build(data["generate"], folder=raw)
+        build(data["generate"], "data", folder=raw)
         index(Path(data["root"]), folder, {key: labels[key] for key in ("csv", "on", "target", "keep")}, workers=0)
         split(folder)
         text = json.dumps(asked, indent=1, sort_keys=True)
@@ -46,4 +46,4 @@ def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
         )
     elif raw.is_dir():
         # writes nothing here, but refuses a set that an earlier version of the generator made
-        build(data["generate"], folder=raw)
+        build(data["generate"], "data", folder=raw)

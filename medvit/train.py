@@ -127,8 +127,8 @@ def _as_it_was(run: Run, asked: dict[str, Any], given: Sequence[str]) -> dict[st
     if not all((run.folder / name).is_file() for name in ("config.json", "checkpoints/last.ckpt")):
         raise RunError(f"run {run.id} has no finished epoch to go on from; start a new run")
     found: dict[str, Any] = with_present_targets(json.loads((run.folder / "config.json").read_text(encoding="utf-8")))
-    own = ("resume", "tracking", "optim.strategy")  # the last may have been chosen by the run itself
-    if any(not word.startswith(("resume=", "tracking")) for word in given):
+    own = ("resume", "tracking", "trust", "optim.strategy")  # the last may have been chosen by the run itself
+    if any(not word.startswith(("resume=", "tracking", "trust=")) for word in given):
         then, now = ({k: v for k, v in flat(each) if not k.startswith(own)} for each in (found, asked))
         changed = [k for k, v in now.items() if not isinstance(v, dict) and then.get(k) != v]
         if changed:

@@ -58,9 +58,9 @@ def prepare(settings: dict[str, Any]) -> Parts:
             problems.append(error)
 
     tried(lambda: _refuse_device(settings["trainer"]))
-    task = tried(lambda: build(settings["task"], settings["trust"]))
+    task = tried(lambda: build(settings["task"]))
     tried(lambda: _refuse_split(settings["data"], task))
-    strategy = tried(lambda: build(settings["optim"]["strategy"], settings["trust"]))
+    strategy = tried(lambda: build(settings["optim"]["strategy"]))
     network = tried(lambda: build_network(settings, task.outputs if task else 1))
     preprocess = tried(lambda: build_preprocess(settings, network)) if network else None
     if len(problems) > 1:
@@ -100,10 +100,9 @@ def build_network(settings: dict[str, Any], outputs: int, architecture: dict[str
 
     `architecture` is what `describe` gave when the network was trained: it needs no checkpoint file, hub or network.
     """
-    trust = settings.get("trust", ())
-    backbone = build(architecture or settings["model"], trust)
-    bag = build(settings["bag"], trust) if settings.get("bag") else None
-    return Network(backbone, build(settings["pool"], trust), outputs, bag)
+    backbone = build(architecture or settings["model"])
+    bag = build(settings["bag"]) if settings.get("bag") else None
+    return Network(backbone, build(settings["pool"]), outputs, bag)
 
 
 def describe(settings: dict[str, Any], network: Network) -> dict[str, Any]:
@@ -140,4 +139,4 @@ def build_preprocess(settings: dict[str, Any], network: Network) -> Any:
         )
     if node.get("picture_bits", 0) is None:
         node = {**node, "picture_bits": task_hint(Path(settings["data"]["folder"])).get("picture_bits", "declared")}
-    return build({**node, **own, **given}, settings.get("trust", ()))
+    return build({**node, **own, **given})

@@ -100,7 +100,7 @@ def load_run(folder: Path) -> TrainedRun:
         json.loads((folder / name).read_text(encoding="utf-8")) for name in needed[:-1]
     )
     network = build_network(settings, len(task["names"]), architecture)
-    build(settings["optim"]["strategy"], settings.get("trust", ())).prepare(network)
+    build(settings["optim"]["strategy"]).prepare(network)
     state, wanted = load_file(folder / BEST), network.state_dict()
     shared = set(state) & set(wanted)
     wrong = sorted(set(state) ^ set(wanted)) + sorted(k for k in shared if state[k].shape != wanted[k].shape)

@@ -182,7 +182,7 @@ def data_module(settings: dict[str, Any], preprocess: Any, task: Any, allow_test
         Path(node["folder"]),
         preprocess,
         task,
-        augment=build(settings["augment"], settings["trust"]) if settings["augment"] else None,
+        augment=build(settings["augment"]) if settings["augment"] else None,
         sampler=Sampler(node["sampler"], trainer.get("drop_last", False)),
         bag=node["unit"],
         workers=trainer["workers"],
