@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from medvit.renamed import with_present_targets
 Run = Callable[[dict[str, Any]], int | None]
 Check = Callable[[dict[str, Any]], list[str]]
 
-_INTERRUPTED, _INTERNAL = 130, 30
+_INTERNAL = 30
 _FULL = "HYDRA_FULL_ERROR"
 _HYDRA_FLAGS = (
     "--help",
@@ -102,7 +103,8 @@ def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[],
     """Make a command out of a function of the resolved config: `conf/<name>.yaml`, overridden on the command line.
 
     `check` may add problems of its own (missing files, columns); it must import nothing heavy. Exit codes: 0, the
-    returned integer, the error's `exit_code`, 30 for an error that nobody thought of, 130 for Ctrl-C.
+    returned integer, the error's `exit_code`, 30 for an error that nobody thought of, 128 + its number for a signal
+    (Ctrl-C: 130).
     """
 
     def decorate(run: Run) -> Callable[[], None]:
@@ -122,9 +124,9 @@ def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[],
                 if {"--help", "-h"} & set(arguments):
                     sys.stdout.write(_usage(name))
                 _hydra_main(name, run, arguments)
-            except KeyboardInterrupt as error:
-                sys.stderr.write(f"\n{str(error) or 'interrupted; the same command can be given again'}\n")
-                sys.exit(_INTERRUPTED)
+            except KeyboardInterrupt as stop:
+                sys.stderr.write(f"\n{str(stop) or 'interrupted; the same command can be given again'}\n")
+                sys.exit(128 + getattr(stop, "number", signal.SIGINT))
 
         return command
 

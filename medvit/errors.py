@@ -18,6 +18,14 @@ class ConfigError(MedvitError):
     exit_code = 2
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end: its `number` and a sentence on how to go on; the exit code is 128 + number."""
+
+    def __init__(self, number: int, then: str = "") -> None:
+        self.number = number
+        super().__init__(then)
+
+
 class DataError(MedvitError):
     """A manifest, label table, split or folder that cannot be used as it is."""
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medvit.file_lock import locked
 from medvit.renamed import with_present_targets
 
 NOTE = "generated.json"  # in the data folder: the settings it was generated with
@@ -19,9 +20,21 @@ def wanted(data: dict[str, Any]) -> bool:
 def make(data: dict[str, Any], labels: dict[str, Any]) -> None:
     """Generate, index and split the set of `data` and `labels` (conf/data), where it is not there yet.
 
+    Of several processes that ask at once one makes it, and the others wait.
+
     Raises:
-        DataError: the folder holds a set generated with other settings or by another version.
+        DataError: the folder holds a set generated with other settings or by another version, or cannot be written.
     """
+    from medvit.errors import DataError
+
+    try:
+        with locked(Path(data["folder"]) / ".generated.lock"):
+            _make(data, labels)
+    except OSError as error:
+        raise DataError(f"data.folder cannot be written ({error.strerror}); choose another") from error
+
+
+def _make(data: dict[str, Any], labels: dict[str, Any]) -> None:
     from medvit.config import build
     from medvit.dataset.manifest import replace_file
     from medvit.errors import DataError

@@ -32,7 +32,7 @@ def main(settings: dict[str, Any]) -> None:
     """Run the command of conf/register.yaml."""
     from rich.console import Console
 
-    from medvit.tracking.run import store_uri
+    from medvit.tracking.store import store_uri
 
     runs = Path(settings["tracking"]["folder"])
     version = register(settings["run"], settings["name"], settings["alias"], runs, settings)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ from medvit.config import entry
 from medvit.config_check import out_of_range
 from medvit.config_known import flat
 from medvit.engine.contradictions import contradictions
-from medvit.errors import ConfigError
+from medvit.errors import ConfigError, Stopped
+from medvit.file_lock import locked
 from medvit.renamed import with_present_targets
 
 if TYPE_CHECKING:
@@ -67,6 +70,7 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
     """
     from medvit import release
     from medvit.engine.build import prepare
+    from medvit.engine.stop import signals_wait, stopped_by_signals
     from medvit.tracking import run as runs
 
     tracking, place = settings["tracking"], Path(settings["tracking"]["folder"])
@@ -81,18 +85,34 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
     parts = prepare(settings)  # before a run is opened: what cannot be built leaves none
     from medvit.engine.fit import fit
 
-    if last is None:
-        run = runs.start(place, tracking["experiment"], tracking["name"] or settings["data"]["name"])
-    with run:
-        run.params(settings)
-        os.environ[_HELPED] = run.id
+    with stopped_by_signals(), ExitStack() as held:
+        with signals_wait():
+            if last is None:
+                run = runs.start(place, tracking["experiment"], tracking["name"] or settings["data"]["name"])
+            held.enter_context(_alone(run))
+            held.enter_context(run)
         try:
+            run.params(settings)
+            os.environ[_HELPED] = run.id
             fitted = fit(settings, run.folder, run.metrics, last, run.artifact, parts)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_stopped(run)) from None
-        release.publish_fit(run, fitted, settings)
+            release.publish_fit(run, fitted, settings)
+        except KeyboardInterrupt as stop:
+            raise Stopped(getattr(stop, "number", signal.SIGINT), _stopped(run)) from None
     _tell(run, fitted, tracking["folder"])
     return str(run.id)
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Hold the run's folder while it is trained, for this process alone; being killed frees it."""
+    from medvit.errors import RunError
+
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(run.folder / ".training.lock", wait=False))
+        except BlockingIOError:
+            raise RunError(f"run {run.id} is still training: wait for its end, or stop it before resume=") from None
+        yield
 
 
 def _help(run: Run, resumed: bool) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -17,7 +20,7 @@ from medvit import generated
 from medvit.config import conf_dir
 from medvit.config_check import preflight
 from medvit.errors import ConfigError, DataError, RunError
-from medvit.train import _as_it_was, _used, check
+from medvit.train import _alone, _as_it_was, _stopped, _used, check
 
 
 def settings(*words: str) -> Any:
@@ -65,6 +68,23 @@ def test_a_generated_set_is_made_once_and_other_settings_or_versions_of_it_are_t
         generated.make(data, labels)
 
 
+@pytest.mark.slow
+def test_a_generated_set_that_three_ask_for_at_once_is_made_once(tmp_path: Path) -> None:
+    """Two of the three died."""
+    code = "import sys; from medvit import generated; from tests.test_train import settings\n"
+    code += "given = settings('data.generate.patients=24'); generated.make(given['data'], given['labels'])"
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    asked = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    said = [process.communicate()[1] for process in asked]
+    assert [process.returncode for process in asked] == [0, 0, 0], said
+    assert len(pd.read_parquet(tmp_path / "work" / "phantom_cxr" / "splits.parquet")) == 24
+
+
 def test_rates_that_make_no_course_are_told_before_training() -> None:
     assert check(settings("optim.plan.lr=0")) == ["optim.plan.lr=0: expected 1e-12 and more"]
     (told,) = check(settings("optim.plan.lr=1.0e-7"))
@@ -90,8 +110,7 @@ def test_ctrl_c_while_lightning_trains_is_ctrl_c_and_another_exit_is_left_alone(
     import pytorch_lightning as pl
     from pytorch_lightning.demos.boring_classes import BoringModel
 
-    from medvit.engine.fit import _stoppable
-    from medvit.train import _stopped
+    from medvit.engine.stop import lightning_stops
 
     class Stop(pl.Callback):
         def on_train_batch_start(self, *_: Any) -> None:
@@ -105,20 +124,30 @@ def test_ctrl_c_while_lightning_trains_is_ctrl_c_and_another_exit_is_left_alone(
     }
     before = signal.getsignal(signal.SIGINT)
     try:
-        with pytest.raises(KeyboardInterrupt), _stoppable():
+        with pytest.raises(KeyboardInterrupt), lightning_stops():
             pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[Stop()], **quiet).fit(BoringModel())
     finally:
         signal.signal(signal.SIGINT, before)  # Lightning ignores further ones from now on
-    with pytest.raises(SystemExit, match="7"), _stoppable():
+    with pytest.raises(SystemExit, match="7"), lightning_stops():
         sys.exit(7)
+
+
+def test_a_run_that_was_stopped_early_is_started_anew() -> None:
     run: Any = SimpleNamespace(id="r1", folder=Path("nowhere"))
     assert _stopped(run) == "run r1 is stopped before its first epoch was done; start a new one"
 
 
 def test_a_stopped_run_says_how_it_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
-    from medvit.train import _stopped
-
     monkeypatch.chdir(tmp_path)
     told, line = _stopped(stopped(tmp_path / "my runs" / "r1")).split("\n")
     assert told == "run r1 is stopped; this goes on at its last finished epoch:"
     assert line == f"cd {tmp_path} && {sys.executable} -m medvit.train resume=r1 'tracking.folder=my runs'"
+
+
+def test_a_run_that_is_being_trained_is_not_resumed_beside(tmp_path: Path) -> None:
+    """A second process went on with it: 80 points stood twice."""
+    run: Any = SimpleNamespace(id="r1", folder=tmp_path)
+    with _alone(run), pytest.raises(RunError, match="run r1 is still training"), _alone(run):
+        pass
+    with _alone(run):
+        pass

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from medvit.atomic_file import sync
 from medvit.data import cache_journal
 from medvit.data.cache_journal import CacheRecord
 from medvit.data.cache_layout import Preprocess, image_bytes, images_per_shard, layout, shard_paths
-from medvit.dataset.manifest import sync
 from medvit.errors import CacheError
 from medvit.preprocess import Prepared
 

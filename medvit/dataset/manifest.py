@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medvit import atomic_file
 from medvit.errors import DataError
 from medvit.types import Facts
 
@@ -197,31 +197,10 @@ def replace_file(path: Path, write_draft: Callable[[Path], object]) -> None:
     Raises:
         DataError: `E-DISK` the disk is full, or the folder cannot be written.
     """
-    draft: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        draft = Path(name)
-        os.close(handle)
-        write_draft(draft)
-        sync(draft)
-        draft.chmod(0o644)
-        draft.replace(path)
-        sync(path.parent)
+        atomic_file.replace_file(path, write_draft)
     except OSError as error:
         raise DataError(
             f"E-DISK {path.name} cannot be written: {error.strerror or 'input/output error'}; "
             "free space or set data.folder to a folder you may write"
         ) from error
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder's list of names to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 
+from medvit.atomic_file import replace_file
 from medvit.config import build
 from medvit.engine.build import ARCHITECTURE, build_network
 from medvit.errors import DataError, RunError
@@ -54,17 +56,9 @@ def save_weights(network: Network, path: Path, without: str | None = None) -> No
 
     Those whose name starts with `without` are left out, for `complete` to add.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     state = {name: t for name, t in network.state_dict().items() if without is None or not name.startswith(without)}
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
-    try:
-        save_file(tensors, temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, lambda draft: save_file(tensors, draft))
 
 
 def complete(network: Network, part: Path, path: Path) -> None:
@@ -75,13 +69,16 @@ def complete(network: Network, part: Path, path: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, keys sorted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = json.dumps(content, indent=1, sort_keys=True)
+    replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, written beside their place: its own go through TMPDIR, and tear on another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+        """Write the checkpoint as a whole or not at all."""
+        replace_file(Path(path), lambda draft: torch.save(checkpoint, draft))
 
 
 def load_run(folder: Path) -> TrainedRun:

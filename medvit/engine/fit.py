@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from medvit.engine.callbacks import AverageWeights, KeepBest, ReportEpoch
 from medvit.engine.module import FineTuner, Plan
 from medvit.engine.overlay import Attach, SaveOverlays
 from medvit.engine.predict import predict, table
+from medvit.engine.stop import lightning_stops
 from medvit.errors import RunError
 from medvit.model.network import Network
 from medvit.optim.strategy import LogisticProbe
@@ -106,7 +106,7 @@ def fit(
     with warnings.catch_warnings():
         # the cache needs no workers; scores are of all devices' predictions already
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|sync_dist=True).*")
-        with _stoppable():
+        with lightning_stops():
             _run(trainer, module, data, memory, resume)
     if keep.best is None:
         raise RunError(f"no epoch gave {task.monitor}: the validation side needs both outcomes; enlarge it")
@@ -129,17 +129,6 @@ def _ready(settings: dict[str, Any], data: DataModule, task: Any) -> None:
     task.fit(rows)
     task.log_count(rows, "train")
     task.log_count(data.units("val").frame, "val")
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let Ctrl-C be Ctrl-C: Lightning makes it an exit with code 1, and the run would be told as FAILED."""
-    try:
-        yield
-    except SystemExit as stop:
-        if not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        raise KeyboardInterrupt from stop
 
 
 def _run(
@@ -254,7 +243,8 @@ def _trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
         deterministic=settings["deterministic"],
-        plugins=[LightningEnvironment()],  # also inside a scheduler's job medvit starts the processes itself
+        # also inside a scheduler's job medvit starts the processes itself
+        plugins=[checkpoint.WholeCheckpoints(), LightningEnvironment()],
     )
     trainer = make()
     if trainer.world_size > 1:  # a phase may leave weights without a gradient

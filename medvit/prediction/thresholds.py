@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medvit.atomic_file import replace_file
 from medvit.errors import EvaluationError
 from medvit.metric.calibration import Calibrator, fit, fit_softmax, sigmoid
 from medvit.metric.conformal import Conformal, fit_conformal
@@ -67,12 +68,9 @@ def freeze(validation: Sample) -> FrozenThresholds:
 
 def write(frozen: FrozenThresholds, folder: Path) -> Path:
     """Write thresholds.json into `folder` and return its place."""
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "thresholds.json"
     text = json.dumps({**frozen.content, "hash": frozen.hash}, indent=1, allow_nan=False)
-    temporary = file.with_suffix(".part")
-    temporary.write_text(text + "\n")
-    temporary.replace(file)
+    replace_file(file, lambda draft: draft.write_text(text + "\n"))
     return file
 
 

@@ -1,15 +1,15 @@
 """One run in MLflow: opened, written once per epoch, finished or failed, and found again by its id.
 
-The store is a SQLite file beside the runs (`<folder>/mlflow.db`, artifacts in `<folder>/artifacts`), so that nothing
-has to be started before training; the same folder opens in the MLflow UI. Only the client is used, never MLflow's
-fluent functions: those add the user's name and the script's path to every run.
+The store is a file beside the runs (`medvit.tracking.store`), so that nothing has to be started before training; the
+same folder opens in the MLflow UI. Artifacts are read and written where that folder is, as files. Only the client is
+used, never MLflow's fluent functions: those add the user's name and the script's path to every run.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -19,52 +19,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from medvit.atomic_file import replace_file
 from medvit.errors import RunError
 from medvit.tracking.allow_list import check_artifact, check_metrics, check_tags, flat, mlflow_name
+from medvit.tracking.store import open_client
 
 _PARAM_LIMIT = 6000  # characters, MLflow's own limit for one parameter
 
 
-def store_uri(folder: Path) -> str:
-    """Return the tracking address of a runs folder; refuse names that a database address cannot hold."""
-    path = folder.resolve() / "mlflow.db"
-    if set(str(path)) & set("?#%"):
-        raise RunError("The runs folder's name has ?, # or %, which a database address cannot hold. Rename the folder.")
-    return f"sqlite:///{path}"
-
-
-def open_client(folder: Path) -> Any:
-    """Return an MLflow client for a runs folder, creating the folder and the database when they are not there.
-
-    Raises:
-        RunError: the folder cannot be written, or the database cannot be opened.
-    """
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # one line per schema step otherwise
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    uri = store_uri(folder)
-    try:
-        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_experiments(max_results=1)
-    except OSError as error:
-        raise RunError(
-            f"The runs folder cannot be written ({error.strerror}). Give tracking.folder=DIR on a disk with space."
-        ) from error
-    except (MlflowException, SQLAlchemyError) as error:
-        raise RunError(
-            "mlflow.db in the runs folder cannot be opened: it is damaged or read-only, the disk is full, or it was "
-            "made by another MLflow version (then run `mlflow db upgrade` on a copy of it)."
-        ) from error
-    return client
-
-
 @dataclass(frozen=True)
 class Run:
-    """A handle on one run. As a context manager it ends the run: FINISHED, FAILED on an error, KILLED on Ctrl-C."""
+    """A handle on one run. As a context manager it ends the run: FINISHED, FAILED on an error, KILLED by a signal."""
 
     client: Any
     id: str
@@ -103,20 +68,10 @@ class Run:
 
     def artifact(self, file: Path, name: str | None = None) -> None:
         """Attach a file under `name` ("report.html", "tables/metrics.csv"); only kinds on the allow-list."""
-        import shutil
-
         name = name or file.name
         check_artifact(name)
-        if file.name == Path(name).name:
-            under = Path(name).parent.as_posix()
-            with _writing("an artifact"):
-                self.client.log_artifact(self.id, str(file), None if under == "." else under)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / Path(name).name
-            with _writing("an artifact"):
-                shutil.copyfile(file, copy)
-            self.artifact(copy, name)
+        with _writing("an artifact"):
+            replace_file(self._artifacts / name, lambda draft: shutil.copyfile(file, draft))
 
     def json(self, value: Any, name: str) -> None:
         """Attach `value` as a JSON artifact."""
@@ -142,15 +97,17 @@ class Run:
         have = self.artifacts()
         if name not in have:
             raise RunError(f"Run {self.id} has no artifact {name!r}; it has: {', '.join(have) or 'none'}.")
-        into.mkdir(parents=True, exist_ok=True)
-        return Path(self.client.download_artifacts(self.id, name, str(into)))
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copyfile(self._artifacts / name, into / name))
 
-    def artifacts(self, under: str = "") -> list[str]:
+    def artifacts(self) -> list[str]:
         """Return the relative names of all files attached to the run."""
-        names: list[str] = []
-        for item in self.client.list_artifacts(self.id, under or None):
-            names += self.artifacts(item.path) if item.is_dir else [item.path]
-        return sorted(names)
+        files = (path for path in self._artifacts.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self._artifacts).as_posix() for path in files)
+
+    @property
+    def _artifacts(self) -> Path:
+        return self.folder.parent / "artifacts" / self.id / "artifacts"  # as MLflow lays them out
 
     @property
     def status(self) -> str:
@@ -173,6 +130,7 @@ class Run:
         self.client.set_terminated(self.id, status)
 
     def __enter__(self) -> Run:
+        self.client.update_run(self.id, "RUNNING")  # a resumed one was KILLED or FAILED
         return self
 
     def __exit__(

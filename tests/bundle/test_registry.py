@@ -10,14 +10,14 @@ import pytest
 
 from medvit.bundle.runtime import Runtime
 from medvit.errors import RunError
-from medvit.tracking import evaluation_seal, model
+from medvit.tracking import evaluation_seal, model, store
 from medvit.tracking import run as tracking
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("registry") / "runs"
-    tracking.open_client(folder)
+    store.open_client(folder)
     return folder
 
 
@@ -48,7 +48,7 @@ def test_a_registered_model_predicts_from_dicom_bytes(bundle, films, runs, run) 
     version = model.register(run, logged.model_id, "opacity", "candidate", {"medvit.bundle": "x"})
     assert version == "1"
     assert model.of_run(run) == logged.model_id
-    mlflow.set_tracking_uri(tracking.store_uri(runs))
+    mlflow.set_tracking_uri(store.store_uri(runs))
     try:
         loaded = mlflow.pyfunc.load_model("models:/opacity@candidate")
         found = loaded.predict(pd.DataFrame({"dicom": [film.read_bytes() for film in films[:3]] + [b"no dicom"]}))

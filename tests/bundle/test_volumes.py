@@ -98,12 +98,12 @@ def golden_logits(heads: Any, series: list[list[bytes]]) -> np.ndarray:
 def test_the_model_in_mlflow_takes_the_files_of_a_series_as_rows(bundle, heads, series, films, tmp_path) -> None:
     import mlflow
 
-    from medvit.tracking import model
+    from medvit.tracking import model, store
     from medvit.tracking import run as tracking
 
     with tracking.start(tmp_path / "runs", "heads", "one") as run:
         logged = model.log(run, bundle, "heads", ("opacity",))
-    mlflow.set_tracking_uri(tracking.store_uri(tmp_path / "runs"))
+    mlflow.set_tracking_uri(store.store_uri(tmp_path / "runs"))
     try:
         loaded = mlflow.pyfunc.load_model(logged.uri)
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medvit.errors import RunError
-from medvit.tracking import allow_list, provenance, saved_view
+from medvit.tracking import allow_list, provenance, saved_view, store
 from medvit.tracking import run as tracking
 
 CANARY = "CANARY"
@@ -28,7 +28,7 @@ CONFIG = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A runs folder made once: MLflow takes seconds to lay out its database."""
     folder = tmp_path_factory.mktemp("tracking") / "runs"
-    tracking.open_client(folder)
+    store.open_client(folder)
     return folder
 
 
@@ -123,7 +123,7 @@ def test_a_runs_folder_that_cannot_be_made_is_a_run_error(tmp_path) -> None:
 def test_a_damaged_database_is_a_run_error(tmp_path) -> None:
     (tmp_path / "mlflow.db").write_bytes(os.urandom(4096))
     with pytest.raises(RunError, match="cannot be opened"):
-        tracking.open_client(tmp_path)
+        store.open_client(tmp_path)
 
 
 @pytest.mark.parametrize(

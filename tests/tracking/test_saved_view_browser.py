@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from medvit.tracking import run as tracking
-from medvit.tracking import saved_view
+from medvit.tracking import saved_view, store
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CHROMIUM = os.environ.get("MEDVIT_CHROMIUM", "/usr/bin/chromium")
@@ -41,7 +41,7 @@ def server(runs: tuple[Path, str]) -> Iterator[str]:
         port = probe.getsockname()[1]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking.store_uri(runs[0])]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.store_uri(runs[0])]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with (runs[0] / "server.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
