@@ -8,6 +8,7 @@ from pathlib import Path
 
 import medvit.errors
 from medvit import config, predict
+from medvit.engine import stop
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = re.findall(
@@ -33,8 +34,9 @@ def test_every_code_that_medvit_can_say_has_a_cause_and_an_advice() -> None:
 
 
 def test_every_exit_code_of_a_command_is_explained() -> None:
-    errors = [kind for kind in vars(medvit.errors).values() if isinstance(kind, type)]
-    codes = {kind.exit_code for kind in errors} | {0, predict.SOME_REJECTED, config._INTERNAL, config._INTERRUPTED}
+    errors = [kind for kind in vars(medvit.errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")]
+    codes = {kind.exit_code for kind in errors} | {0, predict.SOME_REJECTED, config._INTERNAL}
+    codes |= {128 + number for number in stop.SIGNALS}
     rows = {int(code): text for code, text, _ in ROWS if code.isdigit()}
     assert codes == set(rows)
     assert [kind.__name__ for kind in errors if kind.__name__ not in rows[kind.exit_code]] == []
