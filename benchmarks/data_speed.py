@@ -175,7 +175,7 @@ def write_dicom(path: Path, stored: np.ndarray, lossless: bool) -> None:
 
     from medvit.phantom import dicom_objects
 
-    dataset = dicom_objects.base(
+    dataset = dicom_objects.make_dataset(
         "1.2.840.10008.5.1.4.1.1.1.1", dicom_objects.uid("bench", path.name), {"Modality": "DX"}
     )
     dicom_objects.set_pixels(dataset, stored, 12, "MONOCHROME2")

@@ -23,7 +23,7 @@ from medvit.phantom import dicom_objects, films
 
 def generate(root: Path, count: int) -> None:
     """Write `count` objects of count / 4 patients by changing the identifiers of one, in place in its bytes."""
-    dataset = dicom_objects.base(
+    dataset = dicom_objects.make_dataset(
         films.DX_FOR_PRESENTATION,
         "2.25.1" + "0" * 30,
         {

@@ -48,7 +48,7 @@ def dicom(path: Path, patient: str) -> None:
     kind = "1.2.840.10008.5.1.4.1.1.1"  # Computed Radiography
     name = dicom_objects.uid(str(path))
     values = {"Modality": "CR", "PatientID": patient, "StudyInstanceUID": name + "1", "SeriesInstanceUID": name + "2"}
-    dataset = dicom_objects.base(kind, name, values)
+    dataset = dicom_objects.make_dataset(kind, name, values)
     dicom_objects.set_pixels(dataset, noise(path).astype(np.uint16), 12, "MONOCHROME2")
     dicom_objects.save(dataset, path)
 

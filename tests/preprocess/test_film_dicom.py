@@ -15,7 +15,7 @@ DX = "1.2.840.10008.5.1.4.1.1.1.1"
 
 
 def dicom(pixels, photometric="MONOCHROME2", **attributes):
-    dataset = dicom_objects.base(
+    dataset = dicom_objects.make_dataset(
         DX, dicom_objects.uid("film", str(sorted(attributes))), {"Modality": "DX", **attributes}
     )
     dicom_objects.set_pixels(dataset, pixels.astype(np.uint16), 12, photometric)
