@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,8 +70,20 @@ def preflight(folder: Path, name: str, arguments: list[str], check: Check | None
             settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(written)), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             return [*problems, " ".join(str(error).split())]
-    problems += [*refusals(targets(settings), folder), *target_problems(settings)]
+    problems += [*refusals(targets(settings), folder), *target_problems(settings), *_store(settings)]
     return problems or (check(settings) if check else [])
+
+
+def _store(settings: dict[str, Any]) -> list[str]:
+    """Return what names another MLflow store than the runs folder, which would be left unused."""
+    folder = str((settings.get("tracking") or {}).get("folder") or "")
+    found = [f"tracking.folder={folder}: expected a folder on this machine, not an address"] if "://" in folder else []
+    own = f"sqlite:///{Path(folder).resolve()}/mlflow.db"
+    return found + [
+        f"{name} is set to another store than tracking.folder={folder}, where runs go: unset it (env -u {name} ...)"
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+        if folder and os.environ.get(name, own) not in ("", own)
+    ]
 
 
 def _jobs(overrides: list[Any]) -> list[list[str]]:

@@ -59,8 +59,8 @@ def problems(settings: dict[str, Any]) -> list[str]:
     if site and not (Path(site) / "manifest.parquet").is_file():
         line = command_line("index", {"data.root": "DIR", "data.folder": site})
         found.append(f"data.folder has no manifest.parquet; run `{line}`")
-    if site and (not re.fullmatch("[a-z0-9_-]{1,40}", str(name)) or name in {"train", "val", "test"}):
-        found.append(f"data.name={name}: expected a name of its own in a-z, 0-9, _ and -")
+    if site and (not re.fullmatch("[A-Za-z0-9_-]{1,40}", str(name)) or str(name).lower() in {"train", "val", "test"}):
+        found.append(f"data.name={name}: expected a name of its own in a-z, A-Z, 0-9, _ and -")
     if site and not settings["run"]:
         found.append("data.folder needs run=RUN_ID: one model is tested on another site")
     if settings["split"] not in {"test", "val"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 from medvit.config import _usage, conf_dir, entry
 from medvit.config_check import preflight, target_problems
 from medvit.config_known import flat
-from medvit.config_words import nearest_setting, readable
+from medvit.config_words import OPEN_MAPPINGS, nearest_setting, readable
 
 COMMANDS = sorted(path.stem for path in conf_dir().glob("*.yaml") if path.stem != "base")
 PARTS = sorted(path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*/*.yaml"))
@@ -283,3 +284,60 @@ def test_a_recipe_leaves_the_words_of_the_labels_to_the_user(recipe: str, tmp_pa
 )
 def test_the_nearest_word_is_the_one_people_mean(word: str, meant: str) -> None:
     assert nearest_setting(word, dict(flat(composed("train")))) == f"; did you mean '{meant}'?"
+
+
+def _words_in_code() -> set[str]:
+    """Every text, parameter and field name of medvit's code outside the modules that only check settings."""
+    words: set[str] = set()
+    package = Path(conf_dir().parent, "medvit") if (conf_dir().parent / "medvit").is_dir() else conf_dir().parent
+    for file in package.rglob("*.py"):
+        if file.name.startswith("config") or file.name in {"allow_list.py", "contradictions.py"}:
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.add(node.value)
+            elif isinstance(node, ast.arg):
+                words.add(node.arg)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                words.add(node.target.id)
+    return words
+
+
+def test_every_key_of_every_config_is_read_or_an_argument_or_referred_to() -> None:
+    """A key that nothing in the code can read would be a setting without effect; found by going over all of conf/."""
+    words, count, idle = _words_in_code(), 0, []
+    for file in sorted(conf_dir().rglob("*.yaml")):
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        text = file.read_text(encoding="utf-8")
+        keys = dict(flat({key: value for key, value in content.items() if key not in ("defaults", "hydra")}))
+        for key in keys:
+            above = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
+            count += 1
+            free = OPEN_MAPPINGS & set(above) or f"${{{key}}}" in text or key == "trust"
+            if not free and key.rpartition(".")[2] not in words and key.rpartition(".")[2] != "_target_":
+                idle.append(f"{file.name}: {key}")
+    assert idle == []
+    assert count > 1200
+
+
+@pytest.mark.parametrize("command", ["train", "export"])
+def test_another_store_than_the_runs_folder_is_refused(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder named http: was made, and a server named in the environment got nothing."""
+    given = ["run=x", "out=y"] if command == "export" else []
+    (found,) = problems(command, *given, 'tracking.folder="http://server:5000"')
+    assert found == "tracking.folder=http://server:5000: expected a folder on this machine, not an address"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    (found,) = problems(command, *given)
+    assert found.startswith("MLFLOW_TRACKING_URI is set to another store than tracking.folder=runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path('runs').resolve()}/mlflow.db")
+    assert problems(command, *given) == []
+
+
+def test_another_site_may_have_a_name_with_capitals(tmp_path: Path) -> None:
+    from medvit.evaluate import problems as check
+
+    (tmp_path / "manifest.parquet").touch()
+    given = ["run=x", f"data.folder={tmp_path}"]
+    assert preflight(conf_dir(), "evaluate", [*given, "data.name=Klinik_Sued"], check) == []
+    for name in ("Test", "a/b"):
+        assert len(preflight(conf_dir(), "evaluate", [*given, f"data.name={name}"], check)) == 1
