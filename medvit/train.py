@@ -85,20 +85,12 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
     parts = prepare(settings)  # before a run is opened: what cannot be built leaves none
     from medvit.engine.fit import fit
 
-<<<<<<< HEAD
     with stopped_by_signals(), ExitStack() as held:
         with signals_wait():
             if last is None:
-                run = runs.start(place, tracking["experiment"], tracking["name"] or settings["data"]["name"])
+                run = runs.start(place, tracking["experiment"], tracking["name"] or _title(settings))
             held.enter_context(_alone(run))
             held.enter_context(run)
-=======
-    if last is None:
-        run = runs.start(place, tracking["experiment"], tracking["name"] or _title(settings))
-    with run:
-        run.params(settings)
-        os.environ[_HELPED] = run.id
->>>>>>> 2fccf94 (A store that would get nothing is refused; every key of conf/ is one that the code can read)
         try:
             run.params(settings)
             os.environ[_HELPED] = run.id
@@ -110,7 +102,6 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
     return str(run.id)
 
 
-<<<<<<< HEAD
 @contextmanager
 def _alone(run: Run) -> Iterator[None]:
     """Hold the run's folder while it is trained, for this process alone; being killed frees it."""
@@ -122,12 +113,12 @@ def _alone(run: Run) -> Iterator[None]:
         except BlockingIOError:
             raise RunError(f"run {run.id} is still training: wait for its end, or stop it before resume=") from None
         yield
-=======
+
+
 def _title(settings: dict[str, Any]) -> str:
     """Return data, model and strategy, such as "phantom_cxr vit Full"."""
     parts = (settings["model"]["_target_"], settings["optim"]["strategy"]["_target_"])
     return " ".join([settings["data"]["name"], *(part.rpartition(".")[2] for part in parts)])
->>>>>>> 2fccf94 (A store that would get nothing is refused; every key of conf/ is one that the code can read)
 
 
 def _help(run: Run, resumed: bool) -> str:

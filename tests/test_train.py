@@ -20,11 +20,7 @@ from medvit import generated
 from medvit.config import conf_dir
 from medvit.config_check import preflight
 from medvit.errors import ConfigError, DataError, RunError
-<<<<<<< HEAD
-from medvit.train import _alone, _as_it_was, _stopped, _used, check
-=======
-from medvit.train import _as_it_was, _title, _used, check
->>>>>>> 2fccf94 (A store that would get nothing is refused; every key of conf/ is one that the code can read)
+from medvit.train import _alone, _as_it_was, _stopped, _title, _used, check
 
 
 def settings(*words: str) -> Any:
@@ -148,7 +144,6 @@ def test_a_stopped_run_says_how_it_goes_on(tmp_path: Path, monkeypatch: Any) -> 
     assert line == f"cd {tmp_path} && {sys.executable} -m medvit.train resume=r1 'tracking.folder=my runs'"
 
 
-<<<<<<< HEAD
 def test_a_run_that_is_being_trained_is_not_resumed_beside(tmp_path: Path) -> None:
     """A second process went on with it: 80 points stood twice."""
     run: Any = SimpleNamespace(id="r1", folder=tmp_path)
@@ -156,7 +151,7 @@ def test_a_run_that_is_being_trained_is_not_resumed_beside(tmp_path: Path) -> No
         pass
     with _alone(run):
         pass
-=======
+
+
 def test_a_run_without_a_name_is_called_by_data_model_and_strategy() -> None:
     assert _title(settings("optim=lora")) == "phantom_cxr vit Lora"
->>>>>>> 2fccf94 (A store that would get nothing is refused; every key of conf/ is one that the code can read)
