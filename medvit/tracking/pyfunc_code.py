@@ -8,6 +8,7 @@ and a decision per finding (null where there is none). It needs no torch.
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class DicomModel(PythonModel):
     # MLflow takes no schema from this hint (the stored signature has it) but warns where there is none.
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """Return one row per DICOM file of the column `dicom`."""
-        files = [bytes(item) for item in model_input["dicom"]]
+        files = [_file(item) for item in model_input["dicom"]]
         preprocess = self.runtime.preprocess
         units: list[tuple[list[int], Source]] = [([place], file) for place, file in enumerate(files)]
         if isinstance(preprocess, VolumePreprocess):
@@ -41,7 +42,17 @@ class DicomModel(PythonModel):
         rows = {}
         for (places, _), result in zip(units, self.runtime.predict([source for _, source in units]), strict=True):
             rows.update(dict.fromkeys(places, result.row(self.runtime.names)))
-        return pd.DataFrame([rows[place] for place in range(len(files))])
+        # objects, so that "no number" stays None: a NaN is no JSON
+        return pd.DataFrame([rows[place] for place in range(len(files))], dtype=object)
+
+
+def _file(item: Any) -> bytes:
+    """Return the file of a row; of `inputs` and `instances` MLflow leaves base64 as it is, which no DICOM file is."""
+    data = item.encode() if isinstance(item, str) else bytes(item)
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        return data
 
 
 set_model(DicomModel())

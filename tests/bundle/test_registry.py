@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 
@@ -59,6 +60,23 @@ def test_a_registered_model_predicts_from_dicom_bytes(bundle, films, runs, run) 
     assert found["status"].tolist() == ["OK", "OK", "OK", "REJECTED"]
     assert found["code"].iloc[3] == "E-NOTDICOM"
     assert loaded.metadata.signature.inputs.input_names() == ["dicom"]
+    _answers_in_json(loaded, films[0].read_bytes(), expected[0])
+
+
+def _answers_in_json(loaded, film, expected):
+    """One refused film gave NaN, which is no JSON, and films in `inputs` and `instances` were refused as text."""
+    from mlflow.pyfunc.scoring_server import invocations
+
+    good, bad = (base64.b64encode(content).decode() for content in (film, b"no dicom"))
+    for asked in (
+        {"inputs": {"dicom": [good, bad]}},
+        {"instances": [{"dicom": good}, {"dicom": bad}]},
+        {"dataframe_split": {"columns": ["dicom"], "data": [[good], [bad]]}},
+    ):
+        answer = invocations(json.dumps(asked), "application/json", loaded, loaded.metadata.get_input_schema())
+        first, second = json.loads(answer.response, parse_constant=pytest.fail)["predictions"]
+        assert (first["status"], first["probability.opacity"]) == ("OK", expected), asked
+        assert (second["status"], second["code"], second["probability.opacity"]) == ("REJECTED", "E-NOTDICOM", None)
 
 
 def test_the_stored_model_holds_no_pickle_and_no_place(bundle, films, runs, run) -> None:

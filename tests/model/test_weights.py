@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -359,3 +360,13 @@ def test_the_checkpoint_is_left_as_it_was_when_it_is_adapted(checkpoint: Path) -
     adapt.grid(native, (8, 8))
     assert torch.equal(native.state["patch_embed.weight"], before)
     assert native.state["pos_embed"].shape[0] == 16
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:\xff", pickle.dumps({"model": Path("x")}, 2)]
+)
+def test_an_onnx_graph_and_an_old_pickle_are_refused_in_a_sentence(content: bytes, tmp_path: Path) -> None:
+    """They ended in a traceback."""
+    (tmp_path / "weights.onnx").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"weights\.onnx is no file of torch\.save that can be opened without"):
+        convert.convert(tmp_path / "weights.onnx", tmp_path / "out")

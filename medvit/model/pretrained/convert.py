@@ -61,6 +61,11 @@ def _unpickle(source: Path) -> Any:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(source):
+            raise WeightsError(
+                f"{source.name} is no file of torch.save that can be opened without running code (an ONNX graph, or a "
+                "pickle of an older kind): ask for safetensors, or load it where you trust it and save its state_dict"
+            ) from error
         blocked = torch.serialization.get_unsafe_globals_in_checkpoint(source)
         raise WeightsError(
             f"{source.name} needs {', '.join(blocked[:5]) or 'unreadable parts'} to be opened, which could run code; "
