@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
 
 from medvit.engine.checkpoint import save_weights
 from medvit.engine.module import FineTuner
@@ -93,6 +94,13 @@ class AverageWeights(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the average of an earlier part of the run until the network is there."""
         self._restored = state_dict or None
+
+
+class EpochsFromOne(RichProgressBar):
+    """Lightning's progress bar, which counts epochs from 0, with the first one as 1."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{f'Epoch {current_epoch + 1}/{self.trainer.max_epochs}':{len(self.validation_description)}}"
 
 
 class ReportEpoch(pl.Callback):

@@ -15,7 +15,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from medvit.config import build
 from medvit.data import contact_sheet
@@ -25,7 +25,7 @@ from medvit.dataset.leakage import audit_before_training
 from medvit.engine import cached_features, checkpoint
 from medvit.engine.build import ARCHITECTURE, Parts, describe, prepare
 from medvit.engine.cached_features import CachedFeatures
-from medvit.engine.callbacks import AverageWeights, KeepBest, ReportEpoch
+from medvit.engine.callbacks import AverageWeights, EpochsFromOne, KeepBest, ReportEpoch
 from medvit.engine.module import FineTuner, Plan
 from medvit.engine.overlay import Attach, SaveOverlays
 from medvit.engine.predict import predict, table
@@ -226,7 +226,7 @@ def _trainer(
     averaged = [AverageWeights(plan.ema)] if plan.ema else []
     resumable = ModelCheckpoint(folder / "checkpoints", filename="last", save_last=False, enable_version_counter=False)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)  # tips and device lists
-    bar = [RichProgressBar(leave=False)] if settings["progress_bar"] else []
+    bar = [EpochsFromOne(leave=False)] if settings["progress_bar"] else []
     make = partial(
         pl.Trainer,
         max_epochs=settings["epochs"],

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from medvit.engine.callbacks import KeepBest
+from medvit.engine.callbacks import EpochsFromOne, KeepBest
 from medvit.errors import RunError
 
 
@@ -32,3 +32,9 @@ def test_a_validation_side_that_cannot_be_scored_stops_the_first_epoch(tmp_path)
     trainer.sanity_checking = False
     with pytest.raises(RunError, match=r"no val/auroc: the validation side needs both outcomes"):
         KeepBest(tmp_path / "best").on_validation_end(trainer, module)
+
+
+def test_the_progress_bar_counts_epochs_as_people_do():
+    bar = EpochsFromOne()
+    bar._trainer = SimpleNamespace(max_epochs=5)
+    assert [bar._get_train_description(epoch).strip() for epoch in (0, 4)] == ["Epoch 1/5", "Epoch 5/5"]
