@@ -19,10 +19,11 @@ def export_by(settings: dict[str, Any]) -> Exported:
         RunError, DataError, ConfigError, BundleError: see `medvit.release.prepare` and `medvit.bundle.build.export`.
     """
     from medvit.release import prepare
+    from medvit.tracking.tags import bundle_tags
 
     release = prepare(settings["run"], Path(settings["tracking"]["folder"]), settings, settings["draft"])
     done = release.write(Path(settings["out"]), settings["draft"])
-    release.run.tags({"medvit.bundle": done.digest})
+    release.run.tags(bundle_tags(done.digest))
     return done
 
 

@@ -18,13 +18,13 @@ def register(run_id: str, name: str, alias: str, runs: Path, options: dict[str, 
     """
     from medvit.release import prepare, publish
     from medvit.tracking import model
+    from medvit.tracking.tags import bundle_tags
 
     release = prepare(run_id, runs, options or {})
     with tempfile.TemporaryDirectory() as folder:
         done = release.write(Path(folder) / "bundle")
         logged = publish(release.run, release.trained, release.contents, done.folder)
-    tags = {"medvit.bundle": done.digest, "medvit.run": release.run.id}
-    return model.register(release.run, logged.model_id, name, alias, tags)
+    return model.register(release.run, logged.model_id, name, alias, bundle_tags(done.digest, release.run.id))
 
 
 @entry("register")

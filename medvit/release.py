@@ -1,9 +1,8 @@
-"""What leaves a run: everything `export` and `register` share, from a run's id to a bundle that passed the gate."""
+"""What `train`, `register` and `export` publish of a run: files, tags, model in MLflow; the bundle behind the gate."""
 
 from __future__ import annotations
 
 import logging
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from medvit.tracking.run import Run
 
 logger = logging.getLogger(__name__)
-_TOLD = ("family", "weights", "revision", "sha256", "licence", "citation")  # of a checkpoint, as tags of the run
 SAMPLES = 16  # films, or series, that the parity gate looks at
 
 
@@ -157,10 +155,11 @@ class _Images:
         ]
 
 
-def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
+def publish_training(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     """Attach to a run that was just fitted what a reviewer needs, and its best network as a model that reads DICOM."""
     from medvit.tracking import provenance, saved_view
     from medvit.tracking.allow_list import redacted
+    from medvit.tracking.tags import checkpoint_tags
 
     sealed = {"validation": provenance.file_sha256(run.folder / "validation.parquet")}  # thresholds will come from it
     hashes, environment = provenance.hashes(settings, **fitted.data.hashes, **sealed), provenance.environment()
@@ -174,7 +173,7 @@ def publish_fit(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
         run.dataset(title, hashes["manifest"], context)
     if fitted.weights:
         run.json(fitted.weights, "weights.json")
-        run.tags(_weights_tags(fitted.weights))
+        run.tags(checkpoint_tags(fitted.weights))
     _publish_model(run, fitted, settings, {"run_id": run.id, "hashes": hashes, **environment})
     run.note(
         f"{title}: best {fitted.task.monitor} {fitted.best:.4f} on validation, epoch {fitted.best_epoch}. "
@@ -211,12 +210,6 @@ def _publish_model(run: Run, fitted: Fitted, settings: dict[str, Any], origin: d
     logged = publish_draft(run, trained, contents)
     if register:
         model.register(run, logged.model_id, register, "draft")
-
-
-def _weights_tags(weights: Mapping[str, str]) -> dict[str, str]:
-    """Return tags that say where the first weights came from; a hub id's slash is written --, as in the store."""
-    plain = {key: re.sub(r"[^\w .,:;+=()@-]+", " ", weights[key].replace("/", "--"))[:200] for key in _TOLD}
-    return {f"medvit.weights.{'id' if key == 'weights' else key}": value for key, value in plain.items() if value}
 
 
 def _unlike(sides: Sequence[Units]) -> dict[str, Any]:

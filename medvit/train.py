@@ -95,7 +95,7 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
             run.params(settings)
             os.environ[_HELPED] = run.id
             fitted = fit(settings, run.folder, run.metrics, last, run.artifact, parts)
-            release.publish_fit(run, fitted, settings)
+            release.publish_training(run, fitted, settings)
         except KeyboardInterrupt as stop:
             raise Stopped(getattr(stop, "number", signal.SIGINT), _stopped(run)) from None
     _tell(run, fitted, tracking["folder"])

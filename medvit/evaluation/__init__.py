@@ -1,1 +1,4 @@
-"""Evaluation of a trained run: protocol, inference, other sites, seeds, robustness, OOD, explanation."""
+"""Evaluation of a trained run: protocol, inference, other sites, seeds, robustness, OOD, explanation.
+
+Thresholds are chosen in `medvit.metric.operating_point`, frozen in `medvit.prediction.thresholds`.
+"""

@@ -64,7 +64,7 @@ class RuleSpec:
             raise EvaluationError("; ".join(problems))
 
 
-def choose(target: ArrayLike, score: ArrayLike, spec: RuleSpec, draws: Draws | None = None) -> OperatingPoint:
+def choose_threshold(target: ArrayLike, score: ArrayLike, spec: RuleSpec, draws: Draws | None = None) -> OperatingPoint:
     """Return the threshold the rule picks on these predictions; `draws` (of the same images) for lower confidence.
 
     The threshold lies midway between the lowest score called positive and the next lower one, so that rounding on

@@ -1,1 +1,1 @@
-"""Predictions of one split as a table, the unit of analysis, and thresholds frozen on validation."""
+"""Thresholds frozen on validation, the table of predictions they are chosen on, and the unit of analysis."""

@@ -19,7 +19,7 @@ from medvit.atomic_file import replace_file
 from medvit.errors import EvaluationError
 from medvit.metric.calibration import Calibrator, fit, fit_softmax, sigmoid
 from medvit.metric.conformal import Conformal, fit_conformal
-from medvit.metric.operating_point import OperatingPoint, choose
+from medvit.metric.operating_point import OperatingPoint, choose_threshold
 from medvit.prediction.predictions import Sample, calibration_input, log_odds
 from medvit.prediction.spec import EvaluationSpec
 
@@ -47,7 +47,7 @@ def freeze(validation: Sample) -> FrozenThresholds:
         if not found.both:
             continue
         draws = type(validation.draws)(validation.draws.counts, validation.draws.code[found.rows])
-        points[name] = tuple(choose(found.target, found.probability, rule, draws) for rule in spec.points)
+        points[name] = tuple(choose_threshold(found.target, found.probability, rule, draws) for rule in spec.points)
         bounds[name] = fit_conformal(found.target, found.probability, spec.detail.alpha)
     positives = {name: int(np.nansum(validation.target[:, k])) for k, name in enumerate(spec.names)}
     content = {

@@ -1,4 +1,4 @@
-"""Tasks: labels to targets, logits to loss, and scores of a split."""
+"""Tasks: labels to targets, logits to loss (`loss.py` has all losses by name), and scores of a split."""
 
 from __future__ import annotations
 

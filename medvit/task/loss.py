@@ -143,7 +143,7 @@ class LdamDrw(BinaryLoss):
         return values * (rarity[1] * target + rarity[0] * (1 - target))
 
 
-BINARY: dict[str, type[Any]] = {
+BINARY_LOSSES: dict[str, type[Any]] = {
     "bce": Bce,
     "pos_weight": PosWeight,
     "focal": Focal,
@@ -158,12 +158,14 @@ def binary_loss(word: str, options: dict[str, Any] | None) -> BinaryLoss:
     Raises:
         ConfigError: an unknown word or an option the loss does not have, with the nearest valid name.
     """
-    if word not in BINARY:
-        raise ConfigError(f"task.loss={word!r} is unknown; expected one of {', '.join(BINARY)}{nearest(word, BINARY)}")
-    known = [field.name for field in fields(BINARY[word])]
+    if word not in BINARY_LOSSES:
+        raise ConfigError(
+            f"task.loss={word!r} is unknown; expected one of {', '.join(BINARY_LOSSES)}{nearest(word, BINARY_LOSSES)}"
+        )
+    known = [field.name for field in fields(BINARY_LOSSES[word])]
     if wrong := [key for key in options or {} if key not in known]:
         raise ConfigError(f"task.options {wrong} are not options of loss {word}; it has {known or 'none'}")
-    loss: BinaryLoss = BINARY[word](**(options or {}))
+    loss: BinaryLoss = BINARY_LOSSES[word](**(options or {}))
     return loss
 
 
@@ -205,4 +207,5 @@ def cumulative(logits: Matrix, target: Matrix, weight: Matrix) -> Float[Tensor, 
     return Bce()(ordered(logits), target, weight)
 
 
-REGRESSION = {"huber": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}
+ORDINAL_LOSSES = {"corn": corn, "cumulative": cumulative}
+REGRESSION_LOSSES = {"huber": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}

@@ -15,12 +15,10 @@ from medvit.errors import ConfigError, DataError
 from medvit.metric.calibration import sigmoid
 from medvit.task.base import Array, Task, binary_scores
 from medvit.task.label import one_of
-from medvit.task.loss import corn, cumulative
+from medvit.task.loss import ORDINAL_LOSSES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LOSSES = {"corn": corn, "cumulative": cumulative}
 
 
 class Ordinal(Task):
@@ -38,8 +36,10 @@ class Ordinal(Task):
 
     def __init__(self, label: str, levels: Sequence[str | int], loss: str = "corn") -> None:
         self.choice = one_of(label, levels, "levels", least=3)
-        if loss not in LOSSES:
-            raise ConfigError(f"task.loss={loss!r} is unknown; expected corn or cumulative{nearest(loss, LOSSES)}")
+        if loss not in ORDINAL_LOSSES:
+            raise ConfigError(
+                f"task.loss={loss!r} is unknown; expected corn or cumulative{nearest(loss, ORDINAL_LOSSES)}"
+            )
         settings = {"label": label, "levels": list(levels), "loss": loss}
         super().__init__(tuple(f"{label}>={each}" for each in levels[1:]), settings)
         self.word = loss
@@ -78,7 +78,7 @@ class Ordinal(Task):
         epoch: int = 0,  # noqa: ARG002 (the same in every epoch)
     ) -> Float[Tensor, ""]:
         """Return the mean of the chosen loss over the entries that count."""
-        return LOSSES[self.word](logits, target, weight)
+        return ORDINAL_LOSSES[self.word](logits, target, weight)
 
     def probabilities_numpy(self, logits: NDArray[Any]) -> Array:
         """Return P(level > k), fp64 [n K], never rising along k."""

@@ -13,7 +13,7 @@ from medvit.config_words import nearest
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task
 from medvit.task.label import label_numbers
-from medvit.task.loss import REGRESSION, masked_mean, zero_masked_targets
+from medvit.task.loss import REGRESSION_LOSSES, masked_mean, zero_masked_targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,10 @@ class Regression(Task):
     def __init__(
         self, label: str, unit: str = "", loss: str = "huber", low: float | None = None, high: float | None = None
     ) -> None:
-        if loss not in REGRESSION:
-            raise ConfigError(f"task.loss={loss!r} is unknown; expected huber, l1 or mse{nearest(loss, REGRESSION)}")
+        if loss not in REGRESSION_LOSSES:
+            raise ConfigError(
+                f"task.loss={loss!r} is unknown; expected huber, l1 or mse{nearest(loss, REGRESSION_LOSSES)}"
+            )
         if low is not None and high is not None and low >= high:
             raise ConfigError(f"task.low={low} must be below task.high={high}")
         super().__init__((label,), {"label": label, "unit": unit, "loss": loss, "low": low, "high": high})
@@ -80,7 +82,7 @@ class Regression(Task):
         """Return the mean of the chosen loss of the standardised values over the rows that count."""
         mean, std = self._scale()
         wanted = (zero_masked_targets(target, weight) - mean) / std
-        return masked_mean(REGRESSION[self.word](logits.float(), wanted, reduction="none"), weight)
+        return masked_mean(REGRESSION_LOSSES[self.word](logits.float(), wanted, reduction="none"), weight)
 
     def probabilities_numpy(self, logits: NDArray[Any]) -> Array:
         """Return the values in the unit, fp64 [n 1]."""

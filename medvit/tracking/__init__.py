@@ -1,4 +1,4 @@
-"""Runs, their provenance and their models in MLflow: the only place that imports mlflow."""
+"""Runs, their tags, provenance and models in MLflow: the only place that imports mlflow."""
 
 import os
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medvit.errors import EvaluationError
 from medvit.metric.bootstrap import intervals, patient_draws
-from medvit.metric.operating_point import RuleSpec, choose, confusion, rates
+from medvit.metric.operating_point import RuleSpec, choose_threshold, confusion, rates
 
 # A hand-made ROC: scores 1 to 10, positives at 4, 6, 8, 9, 10.
 SCORE = np.arange(1, 11) / 10
@@ -29,7 +29,7 @@ TARGET = np.array([0, 0, 0, 1, 0, 1, 0, 1, 1, 1])
     ],
 )
 def test_each_rule_picks_its_threshold_on_a_hand_made_roc(spec, threshold, sensitivity, specificity):
-    point = choose(TARGET, SCORE, spec)
+    point = choose_threshold(TARGET, SCORE, spec)
     assert (point.threshold, point.sensitivity, point.specificity) == pytest.approx(
         (threshold, sensitivity, specificity)
     )
@@ -41,23 +41,25 @@ def test_lower_confidence_is_more_careful_than_the_estimate():
     y = random.integers(0, 2, 300)
     p = random.normal(size=300) + 1.5 * y
     draws = patient_draws(np.arange(300), 500, 0)
-    plain = choose(y, p, RuleSpec("sensitivity", 0.9))
-    careful = choose(y, p, RuleSpec("sensitivity", 0.9, lower_confidence=True), draws)
+    plain = choose_threshold(y, p, RuleSpec("sensitivity", 0.9))
+    careful = choose_threshold(y, p, RuleSpec("sensitivity", 0.9, lower_confidence=True), draws)
     assert careful.threshold < plain.threshold
     assert careful.sensitivity > plain.sensitivity >= 0.9
     sample = draws.apply(lambda w: rates(y, p, careful.threshold, w)[:, 0])
     assert np.quantile(sample, 0.05) >= 0.9
-    specific = choose(y, p, RuleSpec("specificity", 0.9, lower_confidence=True), draws)
-    assert specific.specificity > choose(y, p, RuleSpec("specificity", 0.9)).specificity
+    specific = choose_threshold(y, p, RuleSpec("specificity", 0.9, lower_confidence=True), draws)
+    assert specific.specificity > choose_threshold(y, p, RuleSpec("specificity", 0.9)).specificity
 
 
 def test_few_patients_who_were_all_found_do_not_prove_a_sensitivity():
     y, p = np.r_[np.ones(8), np.zeros(200)], np.r_[np.linspace(0.6, 0.9, 8), np.linspace(0.0, 0.7, 200)]
     careful = RuleSpec("sensitivity", 0.9, lower_confidence=True)
-    assert not choose(y, p, careful, patient_draws(np.arange(208), 300, 0)).reached
-    many = choose(np.repeat(y, 20), np.repeat(p, 20), careful, patient_draws(np.arange(4160), 300, 0))
+    assert not choose_threshold(y, p, careful, patient_draws(np.arange(208), 300, 0)).reached
+    many = choose_threshold(np.repeat(y, 20), np.repeat(p, 20), careful, patient_draws(np.arange(4160), 300, 0))
     assert many.reached
-    alike = choose(np.repeat(y, 20), np.repeat(p, 20), careful, patient_draws(np.repeat(np.arange(208), 20), 300, 0))
+    alike = choose_threshold(
+        np.repeat(y, 20), np.repeat(p, 20), careful, patient_draws(np.repeat(np.arange(208), 20), 300, 0)
+    )
     assert not alike.reached  # copies of eight patients are still eight patients
 
 
@@ -88,7 +90,7 @@ def test_no_other_threshold_keeps_the_sensitivity_with_more_specificity(rows, wa
     y, p = (np.array(c, float) for c in zip(*rows, strict=True))
     if not 0 < y.sum() < y.size:
         return
-    point = choose(y, p, RuleSpec("sensitivity", wanted))
+    point = choose_threshold(y, p, RuleSpec("sensitivity", wanted))
     best = max(rates(y, p, t)[0, 1] for t in p if rates(y, p, t)[0, 0] >= wanted)
     assert point.specificity == pytest.approx(best, abs=1e-12)
     assert point.sensitivity >= wanted
@@ -96,11 +98,11 @@ def test_no_other_threshold_keeps_the_sensitivity_with_more_specificity(rows, wa
 
 def test_rounding_on_another_machine_turns_no_image_over():
     y, p = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.6, 0.9])
-    threshold = choose(y, p, RuleSpec()).threshold
+    threshold = choose_threshold(y, p, RuleSpec()).threshold
     assert threshold == pytest.approx(0.4)
     np.testing.assert_array_equal(rates(y, p.astype(np.float32) - 1e-6, threshold), rates(y, p, threshold))
     close = np.array([0.5, np.nextafter(0.5, 1.0)])
-    assert choose([0, 1], close, RuleSpec()).threshold == close[1]
+    assert choose_threshold([0, 1], close, RuleSpec()).threshold == close[1]
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -117,6 +119,6 @@ def test_a_rule_names_everything_wrong_with_it():
 
 def test_one_outcome_cannot_choose_a_threshold():
     with pytest.raises(EvaluationError, match="found 0 positives and 3 negatives"):
-        choose([0, 0, 0], [0.1, 0.2, 0.3], RuleSpec())
+        choose_threshold([0, 0, 0], [0.1, 0.2, 0.3], RuleSpec())
     with pytest.raises(EvaluationError, match="needs patient draws"):
-        choose(TARGET, SCORE, RuleSpec(lower_confidence=True))
+        choose_threshold(TARGET, SCORE, RuleSpec(lower_confidence=True))

@@ -12,8 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from medvit.errors import ConfigError
 from medvit.task.loss import (
-    BINARY,
-    REGRESSION,
+    BINARY_LOSSES,
+    REGRESSION_LOSSES,
     Asymmetric,
     Bce,
     Focal,
@@ -42,7 +42,7 @@ def batch(seed: int = 0, rows: int = 7):
 
 def losses():
     """Return every loss of yes-or-no entries as (logits, target, weight) -> scalar."""
-    made = {word: lambda *a, w=word: binary_loss(w, None)(*a, LossContext(COUNTS, 12)) for word in BINARY}
+    made = {word: lambda *a, w=word: binary_loss(w, None)(*a, LossContext(COUNTS, 12)) for word in BINARY_LOSSES}
     made |= {"corn": corn, "cumulative": cumulative}
     return made
 
@@ -199,7 +199,7 @@ def test_fractional_weights_weigh():
 
 def test_regression_words_are_torchs_functions():
     x, y = torch.tensor([3.0]), torch.tensor([1.0])
-    assert [REGRESSION[word](x, y).item() for word in ("huber", "l1", "mse")] == [1.5, 2.0, 4.0]
+    assert [REGRESSION_LOSSES[word](x, y).item() for word in ("huber", "l1", "mse")] == [1.5, 2.0, 4.0]
 
 
 def test_unknown_losses_and_options_are_refused_with_the_nearest():

@@ -17,7 +17,7 @@ from medvit.config import build, conf_dir
 from medvit.errors import ConfigError, DataError
 from medvit.task import from_json
 from medvit.task.binary import Binary
-from medvit.task.loss import BINARY
+from medvit.task.loss import BINARY_LOSSES
 from medvit.task.multiclass import Multiclass
 from medvit.task.multilabel import Multilabel
 from medvit.task.ordinal import Ordinal
@@ -49,7 +49,7 @@ def frame(rows: int = 24) -> pd.DataFrame:
 
 def variants():
     """Every config of conf/task, with every loss it offers."""
-    words = {"binary": list(BINARY), "multilabel": list(BINARY), "ordinal": ["corn", "cumulative"]}
+    words = {"binary": list(BINARY_LOSSES), "multilabel": list(BINARY_LOSSES), "ordinal": ["corn", "cumulative"]}
     words |= {"regression": ["huber", "l1", "mse"]}
     for path in CONFIGS:
         for word in words.get(path.stem, [None]):
