@@ -22,8 +22,8 @@ def films(folder: Path) -> None:
         columns=["path", "PatientID"]
     ).to_csv(folder / "labels.csv", index=False)
     (folder / "new_films").mkdir()
-    for name in table["path"][:3]:
-        shutil.copy(folder / "films" / Path(name).relative_to("dicom"), folder / "new_films")
+    for number, name in enumerate(table["path"][:3]):  # of both classes
+        shutil.copy(folder / "films" / Path(name).relative_to("dicom"), folder / "new_films" / f"{number}.dcm")
 
 
 def pictures(folder: Path) -> None:
