@@ -47,7 +47,7 @@ class FilmPreprocess(Definition):
     border: str = "none"
     fit: str = "pad"
     dtype: str = "uint8"
-    picture_bits: int | str = "declared"
+    picture_bits: int | str | None = "declared"
     mean: float = 0.5
     std: float = 0.25
 
@@ -55,6 +55,7 @@ class FilmPreprocess(Definition):
         """Check every setting at once; raises ConfigError."""
         object.__setattr__(self, "size", tuple(int(side) for side in self.size))
         object.__setattr__(self, "voi", dict(self.voi))
+        object.__setattr__(self, "picture_bits", self.picture_bits or "declared")
         wrong = self._wrong_constants()
         wrong += [] if len(self.size) == 2 and min(self.size) > 0 else [f"size={self.size}: expected (rows, columns)"]
         try:
@@ -92,7 +93,7 @@ class FilmPreprocess(Definition):
         """Decode one file (DICOM by the VOI policy, or a picture) to a Film."""
         head = as_bytes(source, 4096)
         if is_picture(head):
-            return read_picture(as_bytes(source), self.picture_bits)
+            return read_picture(as_bytes(source), self.picture_bits or "declared")
         if is_nifti(head):
             raise DicomRefusal(
                 "E-IMAGE", "a NIfTI volume", allowed="a film", fix="preprocess=volume or preprocess=slices"

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from medvit.engine.checkpoint import BEST, load_run
 from medvit.errors import RunError
-from medvit.release import _weights_tags
 from medvit.tracking.allow_list import check_tags
+from medvit.tracking.tags import checkpoint_tags
 
 
 def test_the_checkpoint_a_run_began_with_is_told_in_its_folder(fitted):
@@ -63,9 +63,9 @@ def test_tags_hold_the_id_licence_and_citation_of_every_kind_of_checkpoint():
             "licence": family.licence,
             "citation": family.citation,
         }
-        tags = _weights_tags(given)
+        tags = checkpoint_tags(given)
         check_tags(tags)
         assert tags["medvit.weights.id"] == "microsoft--rad-dino"
         assert tags["medvit.weights.family"]
         assert {"medvit.weights.licence", "medvit.weights.sha256", "medvit.weights.revision"} <= tags.keys()
-    assert "medvit.weights.revision" not in _weights_tags({**given, "revision": ""})
+    assert "medvit.weights.revision" not in checkpoint_tags({**given, "revision": ""})
