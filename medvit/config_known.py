@@ -56,7 +56,10 @@ def unknown(written: Any, known: dict[str, dict[str, Any]], chosen: dict[str, An
         is_free = OPEN_MAPPINGS & {key, *above} or any(f"{one}.".startswith(f"{key}.") for one in referred)
         if problems.keys() & set(above) or is_argument or is_free:
             continue
-        if key not in everyones:
+        if key.rpartition(".")[2] in {"True", "False"}:
+            word = '"on" or "yes"' if key.endswith("True") else '"off" or "no"'
+            problems[key] = f"{key}: YAML reads on, off, yes and no as true and false; put the key in quotes: {word}"
+        elif key not in everyones:
             problems[key] = f"'{key}' is not a setting{nearest_setting(key, everyones)}"
         elif key not in chosen and any(chosen.get(one) == {} for one in above):
             problems[key] = f"'{key}' is not used by what is chosen for {key.partition('.')[0]}; leave it out"

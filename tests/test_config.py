@@ -341,3 +341,15 @@ def test_another_site_may_have_a_name_with_capitals(tmp_path: Path) -> None:
     assert preflight(conf_dir(), "evaluate", [*given, "data.name=Klinik_Sued"], check) == []
     for name in ("Test", "a/b"):
         assert len(preflight(conf_dir(), "evaluate", [*given, f"data.name={name}"], check)) == 1
+
+
+def test_words_that_yaml_reads_as_booleans_are_told_with_the_quotes_to_put(tmp_path: Path, monkeypatch: Any) -> None:
+    """`on:` without quotes in a recipe was an internal error."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nlabels:\n  on: path\n")
+    words = ["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]", "data=folder", "data.folder=x"]
+    told = preflight(conf_dir(), "train", words, None)
+    assert any(
+        'labels.True: YAML reads on, off, yes and no as true and false; put the key in quotes: "on"' in one
+        for one in told
+    ), told

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from pathlib import Path
 from typing import Literal
 
@@ -133,8 +135,17 @@ def _path_hint(images: pd.DataFrame, values: pd.Series) -> str:
     plain = sum(name.removesuffix(".0").lstrip("0") in numbers for name in last)
     if bare:
         return f" ({bare} rows would match without their folders; give data.root the folder that the paths start from)"
-    told = f" ({plain} rows would match without leading zeros and '.0'; save the column as text, not as numbers)"
-    return told * bool(plain)
+    if plain:
+        return f" ({plain} rows would match without leading zeros and '.0'; save the column as text, not as numbers)"
+    alike = {_same_name(name) for name in names}
+    near = sum(_same_name(name) in alike for name in last)
+    told = f" ({near} rows would match but for capitals, the suffix or the Unicode form; correct the table)"
+    return told * bool(near)
+
+
+def _same_name(name: str) -> str:
+    """Return what spellings of one file name share: no capitals, no image suffix, composed letters (Unicode NFC)."""
+    return re.sub(r"\.(dcm|png|jpe?g|tiff?|bmp|nii(\.gz)?)$", "", unicodedata.normalize("NFC", name).casefold())
 
 
 def _path_keys(images: pd.DataFrame, values: pd.Series) -> tuple[pd.Series, str]:

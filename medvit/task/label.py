@@ -24,6 +24,7 @@ _REMEDY = (
     "Correct the label table and index again, or tell the task what the values mean: labels.values={WORD: 0, WORD: 1}, "
     "or task.classes=[WORD, WORD, WORD] of several classes."
 )
+_YAML_WORDS = {"yes", "no", "on", "off"}  # YAML 1.1 reads them as booleans, keys of a mapping too
 Policy = str | tuple[float, float]
 
 
@@ -59,6 +60,8 @@ def label_numbers(
         if unknown:
             rows = int(np.isin(spelt[~empty], unknown).sum())
             problems.append(f"E-LABEL label {name}: {rows} rows hold {_shown(unknown)}; allowed: {allowed} or empty")
+            if _YAML_WORDS & {word.casefold() for word in unknown}:
+                problems.append("in a YAML file yes, no, on and off need quotes, else they are true and false")
             continue
         columns.append(np.array([np.nan if gone else table[w] for w, gone in zip(spelt, empty, strict=True)], float))
     if problems:

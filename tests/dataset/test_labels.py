@@ -236,13 +236,17 @@ def test_a_column_of_identifiers_is_not_carried_into_the_manifest(tmp_path, spec
         (("films/f0.png", "films/f1.png"), "2 rows would match without their folders"),
         (("007", "8"), "2 rows would match without leading zeros"),
         (("7.0", "8.0"), "2 rows would match without leading zeros"),
+        (("BEFUND.PNG", "u\u0308ber.jpg"), "2 rows would match but for capitals, the suffix or the Unicode form"),
     ],
 )
 def test_paths_that_just_miss_say_what_is_in_the_way(tmp_path, names, told):
     path = tmp_path / "labels.csv"
     path.write_text("file,y\n" + "".join(f"{name},{row}\n" for row, name in enumerate(names)))
     frame = images(["A", "B"])
-    frame["files"] = [["f0.png"], ["f1.png"]] if "f0" in names[0] else [["0007.png"], ["0008.png"]]
+    files = {"f": ("f0.png", "f1.png"), "B": ("Befund.png", "\u00fcber.jpeg")}.get(
+        names[0][0], ("0007.png", "0008.png")
+    )
+    frame["files"] = [[file] for file in files]
     spec = LabelSpec(path, on="path", column="file", target=("y",))
     with pytest.raises(DataError, match=told):
         join(frame, NONE, read_table(spec), spec, mask)
