@@ -20,7 +20,8 @@ def register(run_id: str, name: str, alias: str, runs: Path, options: dict[str, 
     from medvit.tracking import model
     from medvit.tracking.tags import bundle_tags
 
-    release = prepare(run_id, runs, options or {})
+    own = {key: value for key, value in (options or {}).items() if key != "name"}  # here it is the registry's
+    release = prepare(run_id, runs, own)
     with tempfile.TemporaryDirectory() as folder:
         done = release.write(Path(folder) / "bundle")
         logged = publish(release.run, release.trained, release.contents, done.folder)

@@ -121,7 +121,9 @@ def test_the_commands_return_what_they_made(done: Any) -> None:
     assert done.run.folder.parent == (done.folder / "runs").resolve()
     assert done.report.headline
     assert "findings" in done.report.tables
-    assert medvit.register(done.run, "films") == "1"
+    assert medvit.register(done.run, "films", acceptance={"age_years": None}) == "1"
+    registered = done.run.client.get_model_version("films", "1").tags["medvit.bundle"]
+    assert registered == done.bundle.runtime.bundle.digest == done.run.labels["medvit.bundle"]  # one hash for one run
     assert medvit.compare(done.run, done.run, out=done.folder / "same").headline
 
 

@@ -1,8 +1,8 @@
 """Every word of conf/ is trained for an epoch, evaluated, registered, exported and predicted, and so is every recipe.
 
 Words are found by globbing conf/. Each model is one case, small but of its kind, with task and pool in turn; each other
-optim is one, on the encoder of a run; so is the bag of slices. Pairs that no case holds are built, step and are refused
-by name in `test_pairs`: all of model x pool and model x optim. Classes have names with signs, brackets and umlauts.
+optim is one, on the encoder of a run; so is the bag of slices. Other pairs of words are not run.
+Classes have names with signs, brackets and umlauts.
 """
 
 from __future__ import annotations

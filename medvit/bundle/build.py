@@ -84,7 +84,8 @@ def _write_models(part: Path, trained: Trained, contents: bundles.Contents) -> N
     models = part / "models"
     models.mkdir()
     state = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, str(models / "model.safetensors"), metadata={"format": "pt", "name": contents.name})
+    # one entry alone: safetensors writes several in random order, and one run would have two hashes
+    save_file(state, str(models / "model.safetensors"), metadata={"format": "pt"})
     properties = {
         "medvit.preprocess": contents.preprocess,
         "medvit.labels": contents.labels,

@@ -155,7 +155,8 @@ def _tell_warnings(records: Sequence[CacheRecord]) -> None:
         counts.update(found.keys())
         first = found | first
     for code, count in counts.most_common():
-        _log.warning("%d of %d rows are read with a warning, such as: %s", count, len(records), first[code])
+        told = "%d of %d rows are read with a warning, such as: %s (what it means: docs/reference/errors.md, %s)"
+        _log.warning(told, count, len(records), first[code], code)
 
 
 def _map(path: Path, preprocess: Preprocess) -> NDArray[Any]:

@@ -59,7 +59,7 @@ def tune_loader(loader: TunableLoader, workers: int | str, prefetch: int | str, 
         spent = ", ".join(f"{count}: {1e3 * seconds:.2f}" for count, seconds in told.items()) or "not measured"
         ahead = loader.prefetch if loader.workers else 0
         locked = "page-locked" if loader.pin else "not page-locked"
-        _log.info("loader: %d threads, %d ahead, %s; ms per batch by threads %s", loader.workers, ahead, locked, spent)
+        _log.debug("loader: %d threads, %d ahead, %s; ms per batch by threads %s", loader.workers, ahead, locked, spent)
 
 
 def _fastest(loader: TunableLoader, trial: list[Any], alone: float) -> tuple[int, dict[int, float]]:

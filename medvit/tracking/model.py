@@ -14,7 +14,8 @@ from medvit.errors import RunError
 from medvit.tracking.run import Run
 
 CODE = Path(__file__).with_name("pyfunc_code.py")
-_NEEDS = ("medvit", "mlflow", "numpy", "pandas", "pydicom", "imagecodecs", "opencv-python-headless", "onnxruntime")
+_PACKAGE = Path(__file__).parents[1]  # goes along with the model: no index has this very version of medvit
+_NEEDS = ("mlflow", "numpy", "pandas", "pillow", "pydicom", "imagecodecs", "opencv-python-headless", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def _save(place: Path, bundle: Path, ids: tuple[str, str], findings: tuple[str, 
             path=str(place),
             python_model=str(CODE),
             artifacts={"bundle": str(bundle)},
+            code_paths=[str(_PACKAGE)],
             signature=signature(findings),
             input_example=None if example is None else pd.DataFrame({"dicom": [example]}),
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in _NEEDS],

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -86,6 +90,30 @@ def test_the_stored_model_holds_no_pickle_and_no_place(bundle, films, runs, run)
     for file in stored:
         assert file.suffix not in {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}, file.name
         assert str(bundle.parent).encode() not in file.read_bytes(), file.name
+
+
+def test_a_model_brings_its_code_along_and_asks_for_nothing_that_no_index_has(bundle, films, run, tmp_path) -> None:
+    """It asked for medvit==0.1.0, which is on no index; the module is read in a fresh process, from elsewhere."""
+    logged = model.log(run, bundle, "test opacity", ("opacity",), films[0].read_bytes())
+    place = Path(run.client.get_logged_model(logged.model_id).artifact_location.removeprefix("file://"))
+    wanted = {line.partition("==")[0] for line in (place / "requirements.txt").read_text().split()}
+    assert "medvit" not in wanted
+    code = f"""
+import sys, mlflow.pyfunc, pandas
+loaded = mlflow.pyfunc.load_model({str(place)!r})
+import medvit
+print(medvit.__file__)
+print(loaded.predict(pandas.DataFrame({{"dicom": [open({str(films[0])!r}, "rb").read()]}}))["probability.opacity"][0])
+print(*sorted({{name.partition(".")[0] for name in sys.modules}} & {{"torch", "monai", "pytorch_lightning", "hydra"}}))
+"""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env, check=True
+    )
+    file, probability, *heavy = done.stdout.split("\n")
+    assert Path(file).is_relative_to(place / "code")
+    assert float(probability) == Runtime(bundle).predict(films[:1])[0].probability["opacity"]
+    assert "".join(heavy) == ""
 
 
 def test_a_run_without_a_model_says_so(run) -> None:
