@@ -79,8 +79,11 @@ def _spec(values: dict[str, Any]) -> SplitSpec:
 def _divide(manifest: Manifest, folder: Path, spec: SplitSpec) -> Splits:
     from medvit.dataset import splits as division
 
-    made = division.make(manifest, spec)
+    made, before = division.make(manifest, spec), division.stored_digest(folder)
     made.write(folder)
+    if before not in {None, made.digest}:
+        told = "another split (%s) was here and is replaced; what was trained on it is refused by evaluate and export"
+        log.warning(told, str(before)[:12])
     columns = [c for c in manifest.table.columns if str(c).startswith("label.")] + list(spec.balance)
     fold = 0 if made.table["fold"].max() >= 0 else None
     table = division.balance_table(manifest, made, columns, fold)

@@ -102,6 +102,14 @@ class Splits:
         return path
 
 
+def stored_digest(folder: Path) -> str | None:
+    """Return the digest that `splits.parquet` of a folder states, None where there is none."""
+    import pyarrow.parquet as pq
+
+    path = folder / "splits.parquet"
+    return (pq.read_schema(path).metadata or {}).get(b"digest", b"").decode() if path.is_file() else None
+
+
 def read(folder: Path, manifest: Manifest) -> Splits:
     """Read `splits.parquet` and refuse it if it was altered or made for another manifest."""
     import pyarrow.parquet as pq

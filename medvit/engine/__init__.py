@@ -1,1 +1,1 @@
-"""The one LightningModule, its callbacks, and what a run leaves behind."""
+"""The one LightningModule, its callbacks, and checkpoints and resume."""

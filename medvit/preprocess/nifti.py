@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from typing import NamedTuple
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,6 +82,7 @@ def _plain_head(data: bytes | memoryview) -> bytes | None:
 def read_nifti(source: Source) -> list[Volume]:
     """Read a NIfTI file as volumes (slice, row, column) with an LPS affine, one per step of a fourth axis.
 
+    Where both place it, the sform counts, with a warning W-AFFINE if the two disagree by a millimetre or more.
     Raises DicomRefusal as `nifti_header`, and E-GEOM when neither sform nor qform places the image in the patient.
     Source: NIfTI-1.1 header (RAS axes, index order i j k); nibabel applies slope and intercept.
     """
@@ -106,6 +108,7 @@ def read_nifti(source: Source) -> list[Volume]:
         raise DicomRefusal(
             "E-IMAGE", f"shape {values.shape}, finite {bool(np.isfinite(values).all())}", allowed="3 or 4 axes, finite"
         )
+    told = _two_places(image, values.shape[:3])
     affine = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine)[:, [2, 1, 0, 3]]
     facts = Facts(rows=values.shape[1], columns=values.shape[0])
     series = values[..., None] if values.ndim == 3 else values
@@ -117,6 +120,21 @@ def read_nifti(source: Source) -> list[Volume]:
             "" if values.ndim == 3 else f"t={t}",
             (0,),
             ("nifti",),
+            told,
         )
         for t in range(series.shape[3])
     ]
+
+
+def _two_places(image: Any, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return a warning if sform and qform put a corner of the volume at places a millimetre or more apart."""
+    (sform, one), (qform, other) = image.get_sform(coded=True), image.get_qform(coded=True)
+    if not (one and other):
+        return ()
+    corners = np.array([[*corner, 1.0] for corner in product(*((0, side - 1) for side in shape))])
+    apart = float(np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max())
+    if apart < 1.0:
+        return ()
+    return (
+        f"W-AFFINE sform and qform disagree by {apart:.0f} mm; the sform is used, ITK and SimpleITK take the qform",
+    )

@@ -185,3 +185,16 @@ def test_a_fold_of_a_split_without_folds_is_refused_and_not_ignored() -> None:
     manifest = manifest_of(cohort(30, 1))
     with pytest.raises(SplitError, match=r"no folds; asked for fold 3"):
         division.make(manifest, SplitSpec()).rows(manifest, "train", 3)
+
+
+def test_another_split_in_the_place_of_one_is_told_and_the_same_one_is_not(tmp_path: Path, caplog) -> None:
+    from medvit.dataset import manifest
+    from medvit.split import split
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "read", lambda folder: manifest_of(cohort(40, 0)))
+        first = split(tmp_path)
+        split(tmp_path)
+        assert "is replaced" not in caplog.text
+        split(tmp_path, seed=1)
+    assert f"another split ({first.digest[:12]}) was here and is replaced" in caplog.text

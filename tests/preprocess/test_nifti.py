@@ -77,3 +77,16 @@ def test_dicom_and_text_are_no_nifti() -> None:
     assert not is_nifti(b"\0" * 128 + b"DICM" + b"\0" * 400)
     assert not is_nifti(b"col1,col2\n" * 100)
     assert not is_nifti(b"\x1f\x8b" + b"broken" * 100)
+
+
+def test_two_placements_that_disagree_are_told_and_the_sform_counts() -> None:
+    image = nibabel.Nifti1Image(VALUES, np.diag([1.0, 1.0, 3.0, 1.0]))
+    image.set_qform(np.diag([1.0, 1.0, 1.0, 1.0]), code=1)
+    image.set_sform(np.diag([1.0, 1.0, 3.0, 1.0]), code=1)
+    (found,) = read_nifti(image.to_bytes())
+    assert found.warnings == (
+        "W-AFFINE sform and qform disagree by 10 mm; the sform is used, ITK and SimpleITK take the qform",
+    )
+    assert np.linalg.norm(found.affine[:3, 0]) == 3.0
+    image.set_qform(np.diag([1.0, 1.0, 3.0, 1.0]), code=1)
+    assert read_nifti(image.to_bytes())[0].warnings == ()
