@@ -119,7 +119,7 @@ def _torch() -> Iterator[Finding]:
     yield _gpu([f"{card.name} ({card.total_memory / _GIB:.0f} GiB)" for card in cards])
     if _driver() and not cards:
         yield Finding("torch and GPU", "broken", "torch cannot use the GPU that the driver shows", _INSTALL_TORCH)
-    precision = importlib.import_module("medvit.engine.fit").best_precision()
+    precision = importlib.import_module("medvit.engine.precision").best_precision()
     yield Finding("bf16", "ok", f"{'yes' if 'bf16' in precision else 'no'}; trainer.precision=auto is {precision} here")
 
 

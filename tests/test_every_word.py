@@ -89,7 +89,7 @@ def test_a_word_is_trained_evaluated_registered_exported_and_says_the_same_as_a_
         asked["preprocess.size"] = [4, 32, 32] if case["bag"] == "study" else size["model.image_size"]
     asked |= tuned(place, case["optim"], case["model"])
     tested, said = whole_path(place, asked, place / kind / "raw" / "dicom", register=True)
-    assert furthest(tested, said) < 1e-5
+    assert furthest(tested, said) < 3e-5  # float32 through two runtimes; a quantity is not squeezed as a probability is
     assert said["status"].eq("OK").all()
 
 
@@ -108,5 +108,5 @@ def test_a_recipe_runs_on_a_set_of_its_layout_and_predict_says_what_evaluate_sai
         asked["preprocess.size"] = [4, *size["model.image_size"]]
     asked |= tuned(place, word["optim"], model)
     tested, said = whole_path(place, asked, place / kind / "raw" / "dicom", register=False)
-    assert furthest(tested, said) < 1e-5
+    assert furthest(tested, said) < 3e-5  # float32 through two runtimes; a quantity is not squeezed as a probability is
     assert said["status"].eq("OK").all()

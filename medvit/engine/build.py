@@ -18,6 +18,7 @@ from medvit.bundle.onnx import refuse_unexportable
 from medvit.config import build
 from medvit.dataset.manifest import task_hint
 from medvit.engine.contradictions import RANDOM
+from medvit.engine.precision import precision_of
 from medvit.errors import ConfigError, MedvitError
 from medvit.model.network import Network
 from medvit.model.vit import ViT
@@ -63,6 +64,8 @@ def prepare(settings: dict[str, Any]) -> Parts:
     strategy = tried(lambda: build(settings["optim"]["strategy"]))
     network = tried(lambda: build_network(settings, task.outputs if task else 1))
     preprocess = tried(lambda: build_preprocess(settings, network)) if network else None
+    if network:
+        tried(lambda: precision_of(settings["trainer"], network))
     if len(problems) > 1:
         raise ConfigError("\n".join(map(str, problems)))
     if problems:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
-import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -28,6 +27,7 @@ from medvit.engine.cached_features import CachedFeatures
 from medvit.engine.callbacks import AverageWeights, EpochsFromOne, KeepBest, ReportEpoch
 from medvit.engine.module import FineTuner, Plan
 from medvit.engine.overlay import Attach, SaveOverlays
+from medvit.engine.precision import best_precision, on_gpu, precision_of
 from medvit.engine.predict import predict, table
 from medvit.engine.stop import lightning_stops
 from medvit.errors import RunError
@@ -80,7 +80,9 @@ def fit(
     """
     parts = parts or prepare(settings)
     task, network, preprocess, strategy = parts.task, parts.network, parts.preprocess, parts.strategy
-    weights = dict(getattr(network.backbone, "provenance", {}))
+    weights, precision = dict(getattr(network.backbone, "provenance", {})), precision_of(settings["trainer"], network)
+    if settings["trainer"]["precision"] == "auto" and precision != best_precision(settings["trainer"]["accelerator"]):
+        logger.info("trained in float32: on a processor, 3-D convolutions have wrong gradients in bf16")
     data = data_module(settings, preprocess, task)
     cached_features.refuse_augmentation(strategy, data)
     _ready(settings, data, task)
@@ -95,14 +97,14 @@ def fit(
     if resume:
         _refuse_other_sources(folder, data.hashes, weights)
     _leave(folder, settings, module, preprocess, data, weights)
-    gpu = _on_gpu(settings["trainer"]["accelerator"])
+    gpu = on_gpu(settings["trainer"]["accelerator"])
     memory = cached_features.cached_features(
         strategy, network, data, describe(settings, network), "cuda" if gpu else "cpu"
     )
     frozen = None if memory is None else "backbone."
     keep = KeepBest(folder / (checkpoint.BEST if memory is None else checkpoint.BEST_HEAD), frozen)
     drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], folder, attach)
-    trainer = _trainer(settings["trainer"], plan, folder, [keep, drawn], report)
+    trainer = _trainer(settings["trainer"], precision, plan, folder, [keep, drawn], report)
     with warnings.catch_warnings():
         # the cache needs no workers; scores are of all devices' predictions already
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|sync_dist=True).*")
@@ -221,7 +223,7 @@ def _leave(
 
 
 def _trainer(
-    settings: dict[str, Any], plan: Plan, folder: Path, first: list[pl.Callback], report: Report
+    settings: dict[str, Any], precision: Any, plan: Plan, folder: Path, first: list[pl.Callback], report: Report
 ) -> pl.Trainer:
     averaged = [AverageWeights(plan.ema)] if plan.ema else []
     resumable = ModelCheckpoint(folder / "checkpoints", filename="last", save_last=False, enable_version_counter=False)
@@ -232,7 +234,7 @@ def _trainer(
         max_epochs=settings["epochs"],
         accelerator=settings["accelerator"],
         devices=settings["devices"],
-        precision=settings["precision"] if settings["precision"] != "auto" else best_precision(settings["accelerator"]),
+        precision=precision,
         accumulate_grad_batches=settings["accumulate"],
         gradient_clip_val=plan.clip or None,
         callbacks=[*first, *averaged, ReportEpoch(report), resumable, *bar],
@@ -250,15 +252,3 @@ def _trainer(
     if trainer.world_size > 1:  # a phase may leave weights without a gradient
         trainer = make(strategy="ddp_find_unused_parameters_true")
     return trainer
-
-
-def _on_gpu(accelerator: str) -> bool:
-    """Return whether `trainer.accelerator` puts the network on a GPU of CUDA here."""
-    return torch.cuda.is_available() and accelerator in {"auto", "gpu", "cuda"}
-
-
-def best_precision(accelerator: str = "auto") -> Any:
-    """Return "bf16-mixed" where what trains, the processor or a GPU, multiplies bf16; else "32-true"."""
-    if _on_gpu(accelerator):
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"

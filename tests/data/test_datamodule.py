@@ -333,7 +333,7 @@ def test_threads_and_batches_ahead_are_measured_and_said(units, caplog):
         time.sleep(0.01 if draw[2][0] else 0.05)  # the first batch of the epoch takes five times as long
         return images
 
-    caplog.set_level("INFO", "medvit.data.loader_tuning")
+    caplog.set_level("DEBUG", "medvit.data.loader_tuning")
     quick = BatchLoader(units, plan(augment=None), "auto", "auto", None, "auto")
     assert quick.workers == 0
     assert torch.cuda.is_available() or not quick.pin

@@ -128,5 +128,7 @@ def test_inside_a_schedulers_job_medvit_starts_its_own_processes(
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_JOB_NAME", "films")
     asked = settings("trainer.accelerator=cpu", "trainer.devices=1", "trainer.progress_bar=false")
-    trainer = fit._trainer(asked["trainer"], fit.Plan(**asked["optim"]["plan"]), tmp_path, [], lambda *_: None)
+    trainer = fit._trainer(
+        asked["trainer"], "32-true", fit.Plan(**asked["optim"]["plan"]), tmp_path, [], lambda *_: None
+    )
     assert trainer.world_size == 1

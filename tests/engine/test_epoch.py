@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from medvit.engine import fit
+from medvit.engine import precision
 from medvit.engine.callbacks import AverageWeights
 from medvit.engine.module import FineTuner, Plan
 from medvit.errors import RunError
@@ -92,4 +92,4 @@ def test_the_precision_is_that_of_what_trains_not_of_a_gpu_beside_it(monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    assert fit.best_precision(accelerator) == expected
+    assert precision.best_precision(accelerator) == expected
