@@ -26,9 +26,8 @@ def best_precision(accelerator: str = "auto") -> Any:
 def precision_of(trainer: Mapping[str, Any], network: nn.Module) -> Any:
     """Return the precision that `trainer` (conf/trainer) asks for, "auto" being resolved for this network and machine.
 
-    On a processor, torch 2.13 gives weight gradients of a padded Conv3d of stride 1 in bf16 that are partly memory
-    never written, NaN or any number, where its input has 2 slices (findings/conv3d_bf16_gradient.sh): such networks train in
-    float32 there.
+    On a processor, torch 2.13 leaves part of the weight gradient of a padded Conv3d of stride 1 unwritten in bf16 where
+    its input has 2 slices: NaN, or any number (findings/conv3d_bf16_gradient.sh). Such networks train in float32 there.
 
     Raises:
         ConfigError: bf16 was asked for by name for such a network on a processor.

@@ -47,7 +47,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
 
     patch = pytest.MonkeyPatch()
     patch.chdir(tmp_path_factory.mktemp("runs"))
-    patch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(Path("key").resolve()))
+    key = Path("key").resolve()
+    key.touch(mode=0o600)
+    key.write_bytes(b"0123456789abcdef" * 2)  # another key is another split, in which a side may lack an outcome
+    patch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(key))
     yield [train(composed("train", *SMALL, f"seed={seed}")) for seed in (0, 1)]
     patch.undo()
 
