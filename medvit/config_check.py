@@ -260,5 +260,9 @@ def _bad_type(key: str, value: Any, default: Any) -> list[str]:
     if allowed is None or value is None or is_reference:
         return []
     wrong = not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)
+    if wrong and isinstance(default, dict) and default:
+        return [
+            f"{key}={value}: {key} holds several settings; give one, such as {', '.join(f'{key}.{n}' for n in default)}"
+        ]
     found = f"{value!r} ({type(value).__name__})"
     return [f"{key}={found} is not of type {type(default).__name__} (default {default!r})"] if wrong else []

@@ -353,3 +353,8 @@ def test_words_that_yaml_reads_as_booleans_are_told_with_the_quotes_to_put(tmp_p
         'labels.True: YAML reads on, off, yes and no as true and false; put the key in quotes: "on"' in one
         for one in told
     ), told
+
+
+def test_a_group_of_settings_given_a_word_names_the_settings_in_it() -> None:
+    (told,) = preflight(conf_dir(), "split", ["data.folder=x", "split=kfold"], None)
+    assert told.startswith("split=kfold: split holds several settings; give one, such as split.strategy")
