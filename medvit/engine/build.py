@@ -36,6 +36,7 @@ class Parts:
     network: Network
     preprocess: Any
     strategy: Any
+    precision: Any
 
 
 def prepare(settings: dict[str, Any]) -> Parts:
@@ -64,15 +65,14 @@ def prepare(settings: dict[str, Any]) -> Parts:
     strategy = tried(lambda: build(settings["optim"]["strategy"]))
     network = tried(lambda: build_network(settings, task.outputs if task else 1))
     preprocess = tried(lambda: build_preprocess(settings, network)) if network else None
-    if network:
-        tried(lambda: precision_of(settings["trainer"], network))
+    precision = tried(lambda: precision_of(settings["trainer"], network)) if network else None
     if len(problems) > 1:
         raise ConfigError("\n".join(map(str, problems)))
     if problems:
         raise problems[0]
     if preprocess is not None and settings["data"]["unit"] is None:  # a bundle judges one film or series
         refuse_unexportable(network, preprocess.shape)
-    return Parts(task, network, preprocess, strategy)
+    return Parts(task, network, preprocess, strategy, precision)
 
 
 def _refuse_device(trainer: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from medvit.engine.cached_features import CachedFeatures
 from medvit.engine.callbacks import AverageWeights, EpochsFromOne, KeepBest, ReportEpoch
 from medvit.engine.module import FineTuner, Plan
 from medvit.engine.overlay import Attach, SaveOverlays
-from medvit.engine.precision import best_precision, on_gpu, precision_of
+from medvit.engine.precision import on_gpu
 from medvit.engine.predict import predict, table
 from medvit.engine.stop import lightning_stops
 from medvit.errors import RunError
@@ -80,9 +80,7 @@ def fit(
     """
     parts = parts or prepare(settings)
     task, network, preprocess, strategy = parts.task, parts.network, parts.preprocess, parts.strategy
-    weights, precision = dict(getattr(network.backbone, "provenance", {})), precision_of(settings["trainer"], network)
-    if settings["trainer"]["precision"] == "auto" and precision != best_precision(settings["trainer"]["accelerator"]):
-        logger.info("trained in float32: on a processor, 3-D convolutions have wrong gradients in bf16")
+    weights = dict(getattr(network.backbone, "provenance", {}))
     data = data_module(settings, preprocess, task)
     cached_features.refuse_augmentation(strategy, data)
     _ready(settings, data, task)
@@ -104,7 +102,7 @@ def fit(
     frozen = None if memory is None else "backbone."
     keep = KeepBest(folder / (checkpoint.BEST if memory is None else checkpoint.BEST_HEAD), frozen)
     drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], folder, attach)
-    trainer = _trainer(settings["trainer"], precision, plan, folder, [keep, drawn], report)
+    trainer = _trainer(settings["trainer"], parts.precision, plan, folder, [keep, drawn], report)
     with warnings.catch_warnings():
         # the cache needs no workers; scores are of all devices' predictions already
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|sync_dist=True).*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from medvit.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def on_gpu(accelerator: str) -> bool:
@@ -42,6 +45,7 @@ def precision_of(trainer: Mapping[str, Any], network: nn.Module) -> Any:
             "trainer.precision=bf16-mixed: on a processor, 3-D convolutions have wrong gradients in bf16 (torch 2.13); "
             "give 32-true or auto"
         )
+    log.info("trained in float32: on a processor, 3-D convolutions have wrong gradients in bf16")
     return "32-true"
 
 
