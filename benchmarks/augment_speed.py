@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import torch
 
+from medvit.augment.chain import compose
 from medvit.augment.fused import Fused
-from medvit.augment.monai_random import Monai
 
 IMAGES, ROUNDS = 32, 5
 
@@ -25,7 +25,7 @@ def bare(transforms: list, images: np.ndarray) -> None:
 
     chain = Compose(transforms)
     for image in images:
-        chain(torch.from_numpy(image.astype(np.float32) / 255))
+        chain({"image": torch.from_numpy(image.astype(np.float32) / 255)})
 
 
 def measure(name: str, fused: Fused, size: int) -> None:
@@ -34,8 +34,8 @@ def measure(name: str, fused: Fused, size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 1, size, size), dtype=np.uint8)
     images = np.stack([cv2.GaussianBlur(image[0], (0, 0), 3)[None] for image in images])
     position, member = np.arange(IMAGES), np.zeros(IMAGES, np.int64)
-    wrapped = Monai(fused.as_monai((size, size)))
-    transforms = fused.as_monai((size, size))
+    wrapped = compose(fused)
+    transforms = compose(fused).transforms
 
     def without_meta() -> None:
         set_track_meta(False)

@@ -38,7 +38,7 @@ from pydicom.encaps import encapsulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "dicom_cases"))
 import kit
 
-from medvit.dicom.decode import stored_frames
+from medvit.dicom.codec.decode import stored_frames
 from medvit.dicom.header import read_dataset
 from medvit.dicom.read import read_film
 from medvit.errors import DicomRefusal

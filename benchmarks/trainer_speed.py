@@ -56,12 +56,13 @@ def theirs(shape: tuple[int, int, int], image: Tensor, label: Tensor, steps: int
 def ours(shape: tuple[int, int, int], image: Tensor, label: Tensor, steps: int) -> float:
     import pytorch_lightning as pl
 
-    from medvit.engine.callbacks import AverageWeights
+    from medvit.engine.callbacks.training import AverageWeights
     from medvit.engine.fit import best_precision
-    from medvit.engine.module import FineTuner, Plan
+    from medvit.engine.module import FineTuner
     from medvit.model.network import Network
     from medvit.model.pool import AttentionPool
     from medvit.model.vit import ViT
+    from medvit.optim.plan import Plan
     from medvit.optim.strategy import Full
     from medvit.task.binary import Binary
     from medvit.types import Batch

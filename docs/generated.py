@@ -16,11 +16,12 @@ import jupytext
 import yaml
 from mkdocs.structure.files import File, Files
 
+from medvit.__main__ import commands
+
 CONF = Path(__file__).resolve().parents[1] / "conf"
-_ORDER = ("doctor", "unpack", "index", "split", "train", "evaluate", "compare", "register", "export", "predict")
-_FOUND = sorted(file.stem for file in CONF.glob("*.yaml"))
-COMMANDS = (*_ORDER, *(name for name in _FOUND if name not in (*_ORDER, "base")), "base")
-GROUPS = ("preprocess", "augment", "model", "pool", "bag", "task", "optim", "trainer", "tracking")
+COMMANDS = (*(name for name in commands() if (CONF / f"{name}.yaml").is_file()), "base")
+GROUPS = ("preprocess", "augment", "model", "pool", "bag", "task", "objective", "optim", "optimizer", "scheduler",
+          "trainer", "callbacks", "logger", "metrics", "tracking")  # fmt: skip
 _OF_COMMANDS = {"labels": "index", "split": "split", "data": "index"}  # what presets of data/ set for those commands
 _UNSAID = ("defaults", "hydra")
 _INTRODUCTION = """\
@@ -99,7 +100,8 @@ def settings_page() -> str:
     for command in COMMANDS:
         file = CONF / f"{command}.yaml"
         title = "Every command" if command == "base" else command
-        text += [f"## {title}\n", *_usage(head(file)), *_table(file.stem, [file])]
+        judged = [CONF / "evaluation" / "default.yaml"] * ("evaluation: default" in file.read_text(encoding="utf-8"))
+        text += [f"## {title}\n", *_usage(head(file)), *_table(file.stem, [file, *judged])]
     for group in ("data", *GROUPS):
         files = sorted((CONF / group).glob("*.yaml"))
         text += [f"## {group}\n"]

@@ -15,11 +15,16 @@ from medvit.renamed import answer_earlier_imports
 
 if TYPE_CHECKING:
     from medvit.api import compare as compare
+    from medvit.api import crossval as crossval
+    from medvit.api import curve as curve
+    from medvit.api import decathlon as decathlon
+    from medvit.api import embed as embed
     from medvit.api import evaluate as evaluate
     from medvit.api import export as export
     from medvit.api import index as index
     from medvit.api import load_bundle as load_bundle
     from medvit.api import predict as predict
+    from medvit.api import pretrain as pretrain
     from medvit.api import read_film as read_film
     from medvit.api import read_volume as read_volume
     from medvit.api import register as register
@@ -38,8 +43,11 @@ TELEMETRY_OFF = {
 os.environ.update(TELEMETRY_OFF)
 
 __version__ = "0.1.0"
-_READERS = ("load_bundle", "read_film", "read_volume", "vit")
-_COMMANDS = ("index", "split", "train", "evaluate", "compare", "register", "export", "predict")
+_READERS = ("decathlon", "load_bundle", "read_film", "read_volume", "vit")
+_COMMANDS = (
+    *("index", "split", "embed", "pretrain", "train", "crossval", "curve", "evaluate", "compare", "register"),
+    *("export", "predict"),
+)
 
 answer_earlier_imports()
 

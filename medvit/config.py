@@ -18,8 +18,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from medvit.config_check import preflight, targets
-from medvit.config_targets import made, named, refusals
+from medvit.config_check import preflight
+from medvit.config_targets import imported, made, named, refusals, targets
 from medvit.config_words import overrides_of, readable
 from medvit.errors import ConfigError, MedvitError
 from medvit.renamed import with_present_targets
@@ -65,9 +65,7 @@ def build(node: dict[str, Any], /, group: str = "", **extra: Any) -> Any:
             the part refuses.
     """
     node = with_present_targets(node)
-    groups = [group] if group else [each for each in named(conf_dir()) if each != "data"]
-    if refused := refusals(targets(node), conf_dir(), groups):
-        raise ConfigError("\n".join(refused))
+    _refuse_unnamed(node, group)
     try:
         return made({**node, **extra})
     except MedvitError:
@@ -76,8 +74,35 @@ def build(node: dict[str, Any], /, group: str = "", **extra: Any) -> Any:
         raise ConfigError(f"{node.get('_target_', 'config')} cannot be built: {error}") from error
 
 
-def settings_of(name: str, given: Mapping[str, Any], check: Check | None = None) -> dict[str, Any]:
+def class_of(node: dict[str, Any]) -> Any:
+    """Return what the `_target_` of `node` names, not called.
+
+    Raises:
+        ConfigError: a target that neither conf/ names nor the command trusts, or that does not exist.
+    """
+    _refuse_unnamed(node, "")
+    return imported(node["_target_"])
+
+
+def _refuse_unnamed(node: dict[str, Any], group: str) -> None:
+    groups = [group] if group else [each for each in named(conf_dir()) if each != "data"]
+    if refused := refusals(targets(node), conf_dir(), groups):
+        raise ConfigError("\n".join(refused))
+
+
+def settings_of(
+    name: str, given: Mapping[str, Any], check: Check | None = None, trial: Check | None = None
+) -> dict[str, Any]:
     """Return the resolved settings of command `name` with `given` ones (see `config_words.overrides_of`) changed.
+
+    Raises:
+        ConfigError: as `settings_by`.
+    """
+    return settings_by(name, overrides_of(given), check, trial)
+
+
+def settings_by(name: str, words: list[str], check: Check | None = None, trial: Check | None = None) -> dict[str, Any]:
+    """Return the resolved settings of command `name` with the words of a command line.
 
     Raises:
         ConfigError: all problems of the settings in one message, as on the command line.
@@ -88,9 +113,9 @@ def settings_of(name: str, given: Mapping[str, Any], check: Check | None = None)
 
     callers = GlobalHydra.instance().hydra  # of a program that uses Hydra itself and calls medvit
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # heeded only where torch is not imported yet
-    words = _with_user_folder(readable(overrides_of(given)))
+    words = _with_user_folder(readable(words))
     try:
-        if problems := preflight(conf_dir(), name, words, check):
+        if problems := preflight(conf_dir(), name, words, check, trial):
             raise ConfigError(_listed(problems))
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             settings: Any = OmegaConf.to_container(compose(name, words), resolve=True, throw_on_missing=True)
@@ -99,10 +124,11 @@ def settings_of(name: str, given: Mapping[str, Any], check: Check | None = None)
     return dict(settings)
 
 
-def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[], None]]:
+def entry(name: str, check: Check | None = None, trial: Check | None = None) -> Callable[[Run], Callable[[], None]]:
     """Make a command out of a function of the resolved config: `conf/<name>.yaml`, overridden on the command line.
 
-    `check` may add problems of its own (missing files, columns); it must import nothing heavy. Exit codes: 0, the
+    `check` may add problems of its own (missing files, columns); it must import nothing heavy. `trial` may: it is asked
+    only where something else is wrong, so that all is told at once. Exit codes: 0, the
     returned integer, the error's `exit_code`, 30 for an error that nobody thought of, 128 + its number for a signal
     (Ctrl-C: 130).
     """
@@ -112,13 +138,15 @@ def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[],
         def command() -> None:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: a busy core slows it 30 times otherwise
             try:
+                if told := _copy(name):
+                    _stop(ConfigError(told))
                 arguments = sys.argv[1:] = readable(sys.argv[1:])
                 flags = [each.split("=")[0] for each in arguments if each.startswith("-")]
                 if refused := [flag for flag in flags if flag not in (*_HYDRA_FLAGS, *_OTHER_FLAGS)]:
                     _stop(ConfigError(f"{', '.join(refused)}: no flag of medvit; settings are given as key=value"))
                 if not any(argument.split("=")[0] in _HYDRA_FLAGS for argument in arguments):
                     plain = [argument for argument in arguments if not argument.startswith("-")]
-                    problems = preflight(conf_dir(), name, _with_user_folder(plain), check)
+                    problems = preflight(conf_dir(), name, _with_user_folder(plain), check, trial)
                     if problems:
                         _stop(ConfigError(_listed(problems)))
                 if {"--help", "-h"} & set(arguments):
@@ -131,6 +159,21 @@ def entry(name: str, check: Check | None = None) -> Callable[[Run], Callable[[],
         return command
 
     return decorate
+
+
+def _copy(name: str) -> str:
+    """Return why this process must not work: it is one of several copies that srun started, and not the first."""
+    number, count = os.environ.get("SLURM_PROCID", "0"), os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if name == "doctor" or not number.isdigit() or not count.isdigit() or int(number) == 0 or int(count) < 2:
+        return ""
+    devices = (
+        "; for several GPUs give trainer.devices=N, medvit starts their processes itself" if name == "train" else ""
+    )
+    return (
+        f"srun started this command {count} times, and this is not the first copy (SLURM_PROCID={number}), which does "
+        f"the work: start it once, with srun --ntasks=1{devices}. Where each copy has work of its own, such as a fold, "
+        f"say so: env -u SLURM_PROCID python -m medvit.{name} ..."
+    )
 
 
 def _usage(name: str) -> str:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
+import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from medvit.config_known import absent, flat, of_command, unknown, unread
-from medvit.config_targets import hydra_problems, refusals, trust_only
-from medvit.config_words import nearest, nearest_setting
+from medvit.config_known import absent, flat, of_command, unknown, unread, unused
+from medvit.config_targets import hydra_problems, refusals, target_problems, targets, trust_only
+from medvit.config_words import nearest, nearest_setting, setting_with
+from medvit.errors import MedvitError
 
 Check = Callable[[dict[str, Any]], list[str]]
 
 
-def preflight(folder: Path, name: str, arguments: list[str], check: Check | None) -> list[str]:
-    """Return every problem of `arguments` against conf/`name`.yaml, nearest valid names included."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+def preflight(
+    folder: Path, name: str, arguments: list[str], check: Check | None, trial: Check | None = None
+) -> list[str]:
+    """Return every problem of `arguments` against conf/`name`.yaml, nearest valid names included.
+
+    A word that is wrong is told and left out, so that the others are checked too, down to `check` of the command,
+    and, where anything is wrong, its `trial`.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     parser = OverridesParser.create()
     overrides, problems = [], []
@@ -38,40 +40,125 @@ def preflight(folder: Path, name: str, arguments: list[str], check: Check | None
                 "my_conf/experiment/mine.yaml, taken by experiment=mine"
             )
     if any(o.is_sweep_override() for o in overrides):
-        return list(dict.fromkeys(p for job in _jobs(overrides) for p in preflight(folder, name, job, check)))
+        jobs = (preflight(folder, name, job, check, trial) for job in _jobs(overrides))
+        return list(dict.fromkeys([*problems, *(problem for job in jobs for problem in job)]))
     trust_only(o.input_line for o in overrides)
     roots = [folder, *_search_path(overrides)]
     groups = [o for o in overrides if _is_group(roots, o.get_key_element())]
-    problems += [p for o in groups for p in _unknown_choice(roots, o)]
+    bad = {o.key_or_group: found for o in groups if (found := _unknown_choice(roots, o))}
+    problems += [problem for found in bad.values() for problem in found]
+    kept = [o for o in overrides if o.key_or_group not in bad]
+    later = _composed(folder, name, kept, [o for o in kept if o in groups], check, trial, told=bool(problems))
+    if {"experiment", "data"} & bad.keys():  # they may hold what is missing, and set what contradicts something
+        later = [each for each in later if each.startswith("'")]
+    return list(dict.fromkeys([*problems, *(each for each in later if not _of_groups(each, bad))]))
+
+
+def _of_groups(problem: str, groups: Iterable[str]) -> bool:
+    """Return whether a problem is about parts that were not found: it would be another with the right ones."""
+    return any(re.search(rf"(^|[\s'({{]){re.escape(group)}[.=:]", problem) for group in groups)
+
+
+def _composed(
+    folder: Path,
+    name: str,
+    overrides: list[Any],
+    groups: list[Any],
+    check: Check | None,
+    trial: Check | None = None,
+    *,
+    told: bool = False,
+) -> list[str]:
+    """Return the problems of overrides that can be parsed, with groups that are there; `told`: there are others."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     GlobalHydra.instance().clear()
+    problems: list[str] = []
     with initialize_config_dir(str(folder), version_base="1.3"):
         try:
-            known_choices = [o.input_line for o in groups if not _unknown_choice(roots, o)]
-            paths = [o.input_line for o in overrides if o.get_key_element() == "hydra.searchpath"]
-            base = compose(name, known_choices + paths)
+            paths = [o for o in overrides if o.get_key_element() == "hydra.searchpath"]
+            base = compose(name, [o.input_line for o in (*groups, *paths)])
             defaults = dict(flat(OmegaConf.to_container(base)))
-            problems += [p for o in overrides if o not in groups for p in _bad_key(o, defaults)]
-            if problems:
-                return [*dict.fromkeys(problems)]  # one for a mapping that replaces, which stands there twice
-            config = compose(name, [o.input_line for o in overrides], return_hydra_config=True)
+            texts = _texts(folder, name)
+            wrong = {
+                o.input_line: said for o in overrides if o not in groups and (said := _bad_key(o, defaults, texts))
+            }
+            problems += [problem for found in wrong.values() for problem in found]
+            used = [o for o in overrides if o.input_line not in wrong]
+            config = compose(name, [o.input_line for o in used], return_hydra_config=True)
             written: Any = OmegaConf.to_container(config)
-            shipped: Any = OmegaConf.to_container(compose(name, return_hydra_config=True)["hydra"])
-            problems = hydra_problems(written.pop("hydra"), shipped)
+            problems += hydra_problems(written.pop("hydra"), _hydra_of(name))
             if written["trust"] and not any(o.key_or_group == "trust" for o in overrides):
                 problems.append("trust stands in a preset or recipe; it counts on the command line alone: trust=[...]")
-            known, given = of_command(name), [o.key_or_group for o in overrides if o not in groups]
+            known, given = of_command(name), [o.key_or_group for o in used if o not in groups]
             made = (written.get("data") or {}).get("generate") or {}
             generated = Path(str(made.get("folder"))).parent == Path(str(written["data"]["folder"])) if made else False
-            problems += [*unknown(written, known, defaults), *unread(name, given, known, generated)]
-            problems += absent(written, known[name])
-            problems += [*_no_lists(written, overrides), *_no_values(written)]
-            if problems:
-                return problems
-            settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(written)), resolve=True)
+            strange = unknown(written, known, defaults)
+            problems += [*strange.values(), *unread(name, given, known, generated), *unused(name, given, written)]
+            problems += [*absent(written, known[name]), *_no_lists(written, used), *_no_values(written)]
+            complete = _completed(config, written, known[name], strange)
+            settings: Any = OmegaConf.to_container(
+                OmegaConf.masked_copy(complete, [key for key in written if key in complete]), resolve=True
+            )
         except (HydraException, OmegaConfBaseException) as error:
-            return [*problems, " ".join(str(error).split())]
+            return problems or [" ".join(str(error).split())]
     problems += [*refusals(targets(settings), folder), *target_problems(settings), *_store(settings)]
-    return problems or (check(settings) if check else [])
+    problems += _checked(check, settings, written, told=bool(problems)) if check else []
+    tried = _checked(trial, settings, written, told=True) if trial and (problems or told) else []
+    return [*problems, *(each for each in tried if not any(one in each or each in one for one in problems))]
+
+
+@functools.cache
+def _hydra_of(name: str) -> Any:
+    """Return Hydra's own settings as conf/ has them for a command."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(compose(name, return_hydra_config=True)["hydra"])
+
+
+def _completed(config: Any, written: Any, known: dict[str, Any], strange: Iterable[str]) -> Any:
+    """Return the config without what is no setting, and with stand-ins for what is missing: so the rest can be read."""
+    from omegaconf import OmegaConf, open_dict
+
+    lists = _parted(dict(flat(written)))
+    with open_dict(config):
+        for key in strange:
+            above, _, last = key.rpartition(".")
+            (OmegaConf.select(config, above) if above else config).pop(last)
+        for key in _missing(written):
+            OmegaConf.update(config, key, ["?"] if key in lists else "?", force_add=True)
+        for key in lists:
+            value = OmegaConf.select(config, key)
+            if isinstance(value, str | int | float):
+                OmegaConf.update(config, key, [value], force_add=True)
+        for key in {each.split(" ")[0] for each in absent(written, known)}:
+            OmegaConf.update(config, key, known[key], force_add=True)
+    return config
+
+
+def _missing(written: Any) -> list[str]:
+    return sorted(key for key, value in flat(written) if value == "???")
+
+
+def _checked(check: Check, settings: dict[str, Any], written: Any, *, told: bool) -> list[str]:
+    """Return what a command's own check finds, but for what has no value or refers to that, and is told already.
+
+    Where something is told, the settings may be such that the check cannot read them.
+    """
+    missing = _missing(written)
+    about = {key for key, value in flat(written) if any(f"${{{one}" in str(value) for one in missing)} | {*missing}
+    try:
+        found = check(settings)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        if not told:
+            raise
+        return []
+    return [each for each in found if not any(re.match(rf"{re.escape(key)}\b", each) for key in about)]
 
 
 def _store(settings: dict[str, Any]) -> list[str]:
@@ -121,6 +208,17 @@ def _parted(values: dict[str, Any]) -> set[str]:
     return {key for value in values.values() for key in re.findall(r"\$\{([\w.]+)\[", str(value))}
 
 
+def refused_by(*steps: Callable[[], object]) -> list[str]:
+    """Return what steps that only look at settings refuse, one line for each problem."""
+    found: list[str] = []
+    for step in steps:
+        try:
+            step()
+        except (MedvitError, TypeError) as error:
+            found += re.split(r"; (?!did you mean|expected|give |leave |use )|\n", str(error))
+    return found
+
+
 def out_of_range(prefix: str, node: dict[str, Any], limits: dict[str, tuple[float, float]]) -> list[str]:
     """Return the numbers of `node` outside their (least, most), by name behind `prefix`; those not there are left."""
     return [
@@ -128,95 +226,6 @@ def out_of_range(prefix: str, node: dict[str, Any], limits: dict[str, tuple[floa
         for name, (least, most) in limits.items()
         if name in node and (node[name] is None or not least <= node[name] <= most)
     ]
-
-
-def targets(node: Any) -> Iterator[str]:
-    """Yield every `_target_` in a nested config."""
-    for found in _nodes(node):
-        yield found["_target_"]
-
-
-def target_problems(settings: Any) -> list[str]:
-    """Return arguments that a medvit target does not take, or lacks, read from its source without importing it."""
-    problems = []
-    for node in _nodes(settings):
-        target = node["_target_"]
-        signature = _signature(target) if target.startswith("medvit.") else None
-        if signature is None:
-            continue
-        names, _ = signature
-        unknown = [key for key in node if not key.startswith("_") and key not in names]
-        problems += [f"{target} takes no '{key}'{nearest(key, sorted(names))}" for key in unknown]
-    return problems
-
-
-def _nodes(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, dict):
-        if isinstance(node.get("_target_"), str):
-            yield node
-        for value in node.values():
-            yield from _nodes(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _nodes(value)
-
-
-def _signature(target: str) -> tuple[set[str], set[str]] | None:
-    """Return (all, required) parameter names of a medvit class or function, or None where they cannot be known."""
-    module, _, name = target.rpartition(".")
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    if spec is None or not spec.origin:
-        return None
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return _arguments(node.args, skip=0)
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return _class_arguments(node, tree)
-    return None
-
-
-def _class_arguments(node: ast.ClassDef, tree: ast.Module) -> tuple[set[str], set[str]] | None:
-    """Return the parameters of a class: of its `__init__`, or of its dataclass fields and those of its bases."""
-    for part in node.body:
-        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
-            return _arguments(part.args, skip=1)
-    names, required = set[str](), set[str]()
-    for base in node.bases:
-        inherited = _base_arguments(ast.unparse(base), tree)
-        if inherited is None:
-            return None
-        names |= inherited[0]
-        required |= inherited[1]
-    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        for part in node.body:
-            if not isinstance(part, ast.AnnAssign) or not isinstance(part.target, ast.Name):
-                continue
-            if "ClassVar" not in ast.unparse(part.annotation):
-                names.add(part.target.id)
-                required |= {part.target.id} if part.value is None else set()
-    return names, required
-
-
-def _base_arguments(name: str, tree: ast.Module) -> tuple[set[str], set[str]] | None:
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return _class_arguments(node, tree)
-        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
-            return _signature(f"{node.module}.{name}")
-    return None
-
-
-def _arguments(arguments: ast.arguments, skip: int) -> tuple[set[str], set[str]] | None:
-    if arguments.kwarg:
-        return None
-    positional = [*arguments.posonlyargs, *arguments.args][skip:]
-    required = {a.arg for a in positional[: len(positional) - len(arguments.defaults)]}
-    required |= {a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is None}
-    return {a.arg for a in [*positional, *arguments.kwonlyargs]}, required
 
 
 def _search_path(overrides: list[Any]) -> list[Path]:
@@ -234,13 +243,32 @@ def _unknown_choice(roots: list[Path], override: Any) -> list[str]:
     options = sorted({p.stem for root in roots for p in (root / group).glob("*.yaml")})
     wanted = choice if isinstance(choice, list) else [choice]
     return [
-        f"{group}={item} does not exist{nearest(str(item), options)}; {group} can be {', '.join(options)}"
+        f"{group}={item} does not exist{nearest(str(item), options) or _of_a_setting(roots, group, item)}; "
+        f"{group} can be {', '.join(options)}"
         for item in wanted
         if item not in options and not any((root / group / f"{item}.yaml").is_file() for root in roots)
     ]
 
 
-def _bad_key(override: Any, defaults: dict[str, Any]) -> list[str]:
+def _of_a_setting(roots: list[Path], group: str, word: object) -> str:
+    """Return the setting of one of a group's words that takes this word, as trainer.accelerator takes gpu."""
+    files = sorted((roots[0] / group).glob("*.yaml"))
+    texts = [re.sub(r"^(?=\w)", " ", file.read_text(encoding="utf-8"), flags=re.MULTILINE) for file in files]
+    return setting_with(group, word, [f"{group}:\n{text}" for text in texts])
+
+
+def _texts(folder: Path, name: str) -> list[str]:
+    """Return the text of a command's config, and of those in its defaults whose settings stand beside its own."""
+    from omegaconf import DictConfig, OmegaConf
+
+    own = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+    parts = [each for each in OmegaConf.create(own).defaults if isinstance(each, DictConfig)]
+    files = [folder / str(group) / f"{word}.yaml" for each in parts for group, word in each.items()]
+    found = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    return [own, *(text for text in found if text.startswith("# @package _global_"))]
+
+
+def _bad_key(override: Any, defaults: dict[str, Any], texts: list[str]) -> list[str]:
     key = override.key_or_group
     if key.startswith("hydra.") or override.is_add() or override.is_force_add():
         return []
@@ -250,6 +278,10 @@ def _bad_key(override: Any, defaults: dict[str, Any]) -> list[str]:
         return [f"'{key}' is not a setting{nearest_setting(key, defaults)}"]
     if override.is_delete():
         return []
+    if isinstance(defaults[key], dict) and defaults[key] and isinstance(override.value(), str):
+        several = f"{key}={override.value()}: {key} holds several settings"
+        within = ", ".join(f"{key}.{name}" for name in defaults[key])
+        return [f"{several}{setting_with(key, override.value(), texts) or f'; give one, such as {within}'}"]
     return _bad_type(key, override.value(), defaults[key])
 
 

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from medvit.config_words import OPEN_MAPPINGS, nearest_setting
 
-_OF_A_DATA_SET = ("index", "split", "train")  # commands that take a preset of conf/data, which serves all three
+_OF_A_DATA_SET = ("index", "split", "train", "pretrain")  # commands that take a preset of conf/data, which serves all
+_TRAINS = ("crossval",)  # commands that take all of train besides what is their own
 _NOT_READ = {  # settings of that preset which stand in a command's own config for another command
     "index": {"labels.values"},
     "split": set[str](),
     "train": {"data.root", "labels.csv", "labels.keep", "labels.on"},
+    "pretrain": {"data.root", *(f"labels.{key}" for key in ("csv", "keep", "on", "target", "values"))},
 }
+_NOT_READ |= dict.fromkeys(_TRAINS, _NOT_READ["train"])
+_NEEDS: dict[
+    tuple[str, str], tuple[str, tuple[Any, ...]]
+] = {  # used where another setting has one of these values, or any
+    ("split", "split.folds"): ("split.strategy", ("kfold", "nested")),
+    ("split", "split.column"): ("split.strategy", ("leave_one_out", "after", "given")),
+    ("split", "split.cutoff"): ("split.strategy", ("after",)),
+    ("split", "split.on_shared"): ("split.strategy", ("given",)),
+    ("split", "split.fractions"): ("split.strategy", ("stratified", "kfold")),
+    ("crossval", "seed"): ("seeds", (None,)),
+    ("split", "embed"): ("audit", (True,)),
+    ("train", "tracking.register"): ("tracking.log_model", (True,)),
+    ("train", "subset.seed"): ("subset.share", ()),
+    ("embed", "model.image_size"): ("model.weights", ()),
+    ("embed", "weights.accept_licence"): ("model.weights", ()),
+    ("embed", "tracking.folder"): ("run", ()),
+    ("embed", "batch_size"): ("run", ()),
+    ("embed", "neighbours"): ("page", (True,)),
+    ("embed", "clusters"): ("page", (True,)),
+    ("embed", "seed"): ("page", (True,)),
+    ("evaluate", "data.name"): ("data.folder", ()),
+    ("evaluate", "sections.images"): ("sections.explain", (True,)),
+    ("evaluate", "sections.methods"): ("sections.explain", (True,)),
+    ("evaluate", "sections.permuted"): ("sections.explain", (True,)),
+}
+
+
+NAMED_PARTS = frozenset({"callbacks", "logger", "metrics"})
+"""Groups that hold parts under names of the user's own: {_target_: CLASS, ...} each."""
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -25,14 +57,18 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
 
 
+@functools.cache
 def of_command(name: str) -> dict[str, dict[str, Any]]:
     """Return the settings of conf/ that `name` takes with their values there, by the command that reads them."""
     from hydra import compose
     from omegaconf import OmegaConf
 
     found = {}
-    for command in sorted(_OF_A_DATA_SET, key=name.__ne__) if name in _OF_A_DATA_SET else [name]:
-        composed: Any = OmegaConf.to_container(compose(command, ["data=folder"] if command == "train" else []))
+    known = [name if each == "train" and name in _TRAINS else each for each in _OF_A_DATA_SET]
+    for command in sorted(known, key=name.__ne__) if name in known else [name]:
+        composed: Any = OmegaConf.to_container(
+            compose(command, [] if command in ("index", "split") or name not in known else ["data=folder"])
+        )
         found[command] = dict(flat(composed)) if command == name else _of_data(composed)
         found[command] |= {key: {} for key in _referred(flat(composed)) - found[command].keys()}
     return found
@@ -42,7 +78,7 @@ def _of_data(composed: dict[str, Any]) -> dict[str, Any]:
     return dict(flat({key: value for key, value in composed.items() if key in ("data", "labels", "split")}))
 
 
-def unknown(written: Any, known: dict[str, dict[str, Any]], chosen: dict[str, Any]) -> list[str]:
+def unknown(written: Any, known: dict[str, dict[str, Any]], chosen: dict[str, Any]) -> dict[str, str]:
     """Return the settings of a composed, unresolved config that nothing reads, each with the nearest that is read.
 
     `chosen` is the config of the same groups without single settings: a mapping empty there takes no key.
@@ -52,8 +88,10 @@ def unknown(written: Any, known: dict[str, dict[str, Any]], chosen: dict[str, An
     problems: dict[str, str] = {}
     for key in settings:
         above = _above(key)
-        is_argument = any("_target_" in settings[one] for one in above if isinstance(settings[one], dict))
-        is_free = OPEN_MAPPINGS & {key, *above} or any(f"{one}.".startswith(f"{key}.") for one in referred)
+        is_argument = any("_target_" in settings[one] for one in above if isinstance(settings.get(one), dict))
+        is_free = (OPEN_MAPPINGS | NAMED_PARTS) & {key, *above} or any(
+            f"{one}.".startswith(f"{key}.") for one in referred
+        )
         if problems.keys() & set(above) or is_argument or is_free:
             continue
         if key.rpartition(".")[2] in {"True", "False"}:
@@ -63,7 +101,7 @@ def unknown(written: Any, known: dict[str, dict[str, Any]], chosen: dict[str, An
             problems[key] = f"'{key}' is not a setting{nearest_setting(key, everyones)}"
         elif key not in chosen and any(chosen.get(one) == {} for one in above):
             problems[key] = f"'{key}' is not used by what is chosen for {key.partition('.')[0]}; leave it out"
-    return list(problems.values())
+    return problems
 
 
 def absent(written: Any, known: dict[str, Any]) -> list[str]:
@@ -99,6 +137,24 @@ def unread(name: str, given: Iterable[str], known: dict[str, dict[str, Any]], ge
             problems.append(f"{key} is not used: data.folder is not the folder of the generated set")
         elif key.partition(".")[0] in groups and readers and name not in readers:
             problems.append(f"{key} is read by `python -m medvit.{readers[0]}`, not by {name}: give it there")
+    return problems
+
+
+def unused(name: str, given: Iterable[str], written: Any) -> list[str]:
+    """Return the settings given that another one, as it is, leaves without effect."""
+    settings, problems = dict(flat(written)), []
+    for key in given:
+        if name == "index" and key.startswith("labels.") and key != "labels.csv" and not settings.get("labels.csv"):
+            problems.append(f"{key} is not used without labels.csv=FILE: give that, or leave {key} out")
+            continue
+        other, values = _NEEDS.get((name, key), ("", ()))
+        value = settings.get(other)
+        if other and (value in values if values else value):
+            continue
+        if other:
+            right = " or ".join(f"{other}={each}" for each in values) if values else f"{other}=..."
+            right = right.replace("True", "true").replace("None", "null")
+            problems.append(f"{key} is used with {right} alone: give that, or leave {key} out")
     return problems
 
 

@@ -13,9 +13,10 @@ from medvit.errors import ConfigError
 
 OPEN_MAPPINGS = frozenset(
     {
-        *("acceptance", "data.accept", "data.series", "definitions", "labels.csv", "labels.derive", "labels.lists"),
-        *("labels.values", "labels.where", "preprocess.voi", "task.missing", "task.options", "task.uncertain"),
-        "task.values",
+        *("acceptance", "callbacks.accumulation.scheduling", "data.accept", "data.series", "definitions"),
+        *("labels.csv", "labels.derive", "labels.lists"),
+        *("labels.values", "labels.where", "model.network", "preprocess.series", "preprocess.voi", "starts", "train"),
+        *("task.missing", "task.options", "task.uncertain", "task.values", "trainer.extra", "trainer.max_time"),
     }
 )
 """Settings that hold a mapping with keys of the user's own, which the part that takes them checks."""
@@ -26,6 +27,7 @@ _MEANT = {
     "augment": "augmentation augmentations transform transforms aug",
     "bag": "mil multi_view",
     "batch_size": "batch bs batchsize train_batch_size per_device_train_batch_size",
+    "callbacks": "callback early_stopping patience",
     "classes": "num_classes n_classes class_names",
     "clip": "grad_clip gradient_clip gradient_clip_val clip_grad max_grad_norm",
     "data": "dataset",
@@ -33,29 +35,34 @@ _MEANT = {
     "data.root": "images image_dir img_dir input_dir dicom_dir",
     "devices": "gpus num_gpus n_gpus ngpu gpu_ids gpu_id num_devices",
     "ema": "model_ema ema_decay",
-    "epochs": "max_epochs num_epochs n_epochs num_train_epochs epoch max_steps num_steps early_stopping patience",
+    "epochs": "max_epochs num_epochs n_epochs num_train_epochs epoch num_steps",
     "experiment": "recipe config preset",
     "fold": "fold_id",
     "folds": "num_folds n_folds n_splits k k_folds",
     "labels.csv": "csv label_file label_csv annotations",
     "labels.target": "target targets label label_column label_columns",
+    "logger": "loggers logging tensorboard wandb",
     "loss": "criterion loss_fn",
+    "metrics": "metric torchmetrics",
     "model": "backbone arch architecture network encoder net",
     "model.image_size": "img_size input_size resolution image_size size",
-    "optim": "optimizer optimiser scheduler lr_scheduler schedule strategy",
+    "optim": "strategy finetuning",
+    "optimizer": "optimiser opt optim.optimizer",
     "optim.plan.lr": "lr learning_rate learningrate base_lr blr",
     "out": "output output_dir outdir out_dir",
     "precision": "amp fp16 bf16 mixed_precision half",
+    "scheduler": "lr_scheduler schedule lr_schedule optim.scheduler",
+    "trainer.determinism": "deterministic reproducible benchmark cudnn_benchmark allow_tf32",
     "seed": "random_state random_seed manual_seed",
     "split.fractions": "test_size val_size val_split fractions",
     "task": "problem kind",
-    "tracking": "logger logging mlflow",
+    "tracking": "mlflow",
     "tracking.experiment": "project experiment_name mlflow_experiment",
     "tracking.folder": "output output_dir outdir out_dir log_dir logdir save_dir run_dir mlruns tracking_uri uri",
     "tracking.name": "run_name name",
     "warmup_epochs": "warmup warm_up warmup_steps",
     "weight_decay": "wd decay l2",
-    "weights": "pretrained checkpoint ckpt ckpt_path pretrained_weights finetune init",
+    "model.weights": "pretrained checkpoint ckpt ckpt_path pretrained_weights finetune init",
     "workers": "num_workers n_jobs n_workers jobs threads num_threads",
 }
 
@@ -67,6 +74,7 @@ def readable(arguments: list[str]) -> list[str]:
     the place of the recipe's: it is preceded by null, for Hydra alone would join the two.
     """
     several = bool({"-m", "--multirun"} & set(arguments))
+    arguments = [re.sub(r"^\+(?=trainer\.)", "++", one) for one in arguments]  # as it is typed where a key is new
     words = (
         _quoted(one, several) if not one.startswith("-") and not _reads(one, several) else one for one in arguments
     )
@@ -76,7 +84,8 @@ def readable(arguments: list[str]) -> list[str]:
 def overrides_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return Python settings as words of a command line: `{"data": {"fold": 1}}` and `data__fold=1` are data.fold=1.
 
-    A mapping sets each of its keys, except for those of `OPEN_MAPPINGS`, which it replaces whole.
+    A mapping sets each of its keys, except for those of `OPEN_MAPPINGS`, which it replaces whole, and
+    one with a `_target_`, which is given whole.
 
     Raises:
         ConfigError: a value that is no number, text, path, list or mapping.
@@ -84,7 +93,8 @@ def overrides_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     words: list[str] = []
     for name, value in settings.items():
         key = prefix + name.replace("__", ".")
-        if isinstance(value, Mapping) and value and key not in OPEN_MAPPINGS:
+        part = "." in key and "_target_" in value if isinstance(value, Mapping) else False  # may take a word's place
+        if isinstance(value, Mapping) and value and key not in OPEN_MAPPINGS and not part:
             words += overrides_of(value, f"{key}.")
         else:
             words.append(f"{key}={_literal(key, value)}")
@@ -160,3 +170,19 @@ def nearest_setting(key: str, settings: Iterable[str]) -> str:
             return f"; did you mean '{min(ends, key=len)}'?"
     within = [one for one in known if one.rpartition(".")[0] == key.rpartition(".")[0]]
     return nearest(key, within) or nearest(key, known, 0.6) or nearest(last, known, 0.6)
+
+
+def setting_with(group: str, word: object, texts: Iterable[str]) -> str:
+    """Return "; did you mean group.key=word?" for the setting of a group that takes `word`, by the comments of conf/.
+
+    `texts` are the YAML files that may hold the group: a setting's words stand in its comment between bars (a | b | c).
+    """
+    for text in texts:
+        inside = False
+        for line in text.splitlines():
+            if not line.startswith((" ", "#")) and line.strip():
+                inside = line.startswith(f"{group}:")
+            found = re.match(r" +(\w+):[^#]*#(.*\|.*)", line)
+            if inside and found and str(word) in re.findall(r"(?:^|\|) *(?:[^|]*: )?([\w-]+)", found[2]):
+                return f"; did you mean {group}.{found[1]}={word}?"
+    return ""

@@ -119,7 +119,7 @@ def _torch() -> Iterator[Finding]:
     yield _gpu([f"{card.name} ({card.total_memory / _GIB:.0f} GiB)" for card in cards])
     if _driver() and not cards:
         yield Finding("torch and GPU", "broken", "torch cannot use the GPU that the driver shows", _INSTALL_TORCH)
-    precision = importlib.import_module("medvit.engine.precision").best_precision()
+    precision = importlib.import_module("medvit.engine.settings.precision").best_precision()
     yield Finding("bf16", "ok", f"{'yes' if 'bf16' in precision else 'no'}; trainer.precision=auto is {precision} here")
 
 
@@ -149,7 +149,7 @@ def _number(text: str) -> float:
 
 
 def _codecs() -> Finding:
-    from medvit.dicom.decode import CODECS, available
+    from medvit.dicom.codec.decode import CODECS, available
 
     missing = sorted({codec.name for codec in CODECS.values() if not available(codec)})
     if missing:
@@ -231,9 +231,9 @@ def _key() -> Finding:
 
 
 def _weights() -> Finding:
-    from medvit.model.pretrained import families, local_store
+    from medvit.model.pretrained import catalogue, local_store
 
-    known = families.table().checkpoints
+    known = catalogue.table()
     here = [name for name in known if local_store.present(name)]
     if here:
         return Finding("weights", "ok", f"{len(here)} of {len(known)} known checkpoints: {', '.join(here)}")

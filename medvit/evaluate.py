@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvit.command_line import command_line
 from medvit.config import entry
+from medvit.config_check import refused_by
 
 if TYPE_CHECKING:
     from medvit.prediction.spec import EvaluationSpec
@@ -67,6 +68,7 @@ def problems(settings: dict[str, Any]) -> list[str]:
         found.append(f"split={settings['split']}: expected test or val; another site is data.folder=DIR data.name=NAME")
     if settings["runs"] and len(set(settings["runs"])) < max(2, len(settings["runs"])):
         found.append("runs: expected two or more different run ids")
+    found += refused_by(lambda: spec_from(settings, "binary", ("finding",)))
     if settings["predictions"] and not Path(settings["predictions"]).is_file():
         found.append("predictions=... is not a file; expected FOLDER/predictions.parquet")
     return found

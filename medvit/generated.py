@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medvit.command_line import command_line
 from medvit.file_lock import locked
 from medvit.renamed import with_present_targets
 
@@ -15,6 +16,18 @@ NOTE = "generated.json"  # in the data folder: the settings it was generated wit
 def wanted(data: dict[str, Any]) -> bool:
     """Return whether `data` (conf/data) asks for a generated set; it only ever fills its own folder."""
     return bool(data["generate"]) and Path(data["generate"]["folder"]).parent == Path(data["folder"])
+
+
+def absent(data: dict[str, Any]) -> list[str]:
+    """Return what a training misses in the folder of `data`, and the command that makes it."""
+    if wanted(data):
+        return []
+    folder = data["folder"]
+    for file, command, asked in (("manifest.parquet", "index", {"data.root": "DIR"}), ("splits.parquet", "split", {})):
+        if not (Path(folder) / file).is_file():
+            line = command_line(command, {**asked, "data.folder": folder})
+            return [f"data.folder={folder} has no {file}; run `{line}`"]
+    return []
 
 
 def make(data: dict[str, Any], labels: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pydicom
 
-from medvit.clinical.units import predictions_of, units_in
+from medvit.clinical.units import files_in, predictions_of, units_in
 from medvit.errors import DataError
 from medvit.predict import verified
-from medvit.preprocess import FilmPreprocess
-from medvit.types import Facts, Film
+from medvit.preprocess import FilmPreprocess, VolumePreprocess
+from medvit.types import Facts, Film, Volume
 
 
 class LoadedBundle:
@@ -69,6 +69,15 @@ def film_from(source: Any, policy: Mapping[str, Any]) -> Film:
     if isinstance(source, pydicom.Dataset):
         source = encoded(source)
     return FilmPreprocess(voi=policy).read(Path(source) if isinstance(source, str) else source)
+
+
+def volume_from(source: str | Path | Sequence[str | Path | bytes], key: str, policy: Mapping[str, Any]) -> Volume:
+    """Read the volume `key` of a series: of its folder, its files or their bytes, or a NIfTI file."""
+    if isinstance(source, str | Path):
+        files: list[Path | bytes] = [*files_in(Path(source))]
+    else:
+        files = [Path(file) if isinstance(file, str) else file for file in source]
+    return VolumePreprocess(series=dict(policy)).read(files, key)
 
 
 def encoded(dataset: pydicom.Dataset) -> bytes:

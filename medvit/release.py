@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvit.engine import determinism
 from medvit.errors import BundleError, ConfigError, DataError, DicomRefusal, RunError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from medvit.tracking.run import Run
 
 logger = logging.getLogger(__name__)
+ONNX = "network.onnx"  # in a run's folder: the best network as it was traced, for register and export
 SAMPLES = 16  # films, or series, that the parity gate looks at
 
 
@@ -60,6 +62,7 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     from medvit.bundle.parity import Trained
     from medvit.engine.checkpoint import load_run
     from medvit.model.lora import merge
+    from medvit.preprocess.steps import not_exportable
     from medvit.tracking import evaluation_seal, provenance
     from medvit.tracking import run as tracking
 
@@ -67,14 +70,19 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     thresholds = None if draft else evaluation_seal.check(run)
     loaded = load_run(run.folder)
     _refuse_other_units(loaded.settings["data"].get("unit"), thresholds or {})
+    if lost := not_exportable(loaded.preprocess.steps):
+        raise BundleError(
+            f"This run cannot be exported: {'; '.join(lost)}. Train with transforms of MONAI, or without, to export."
+        )
     asked = options.get("acceptance") or {}
     if wrong := problems({key: limit for key, limit in asked.items() if limit is not None}):
         raise ConfigError("; ".join(wrong))
-    images = _Images(loaded.data_folder(), loaded.settings["data"].get("fold"), loaded.hashes)
+    images = _Images(loaded.data_folder(), loaded.settings, loaded.hashes)
     origin = {
         "run_id": run.id,
         "hashes": evaluation_seal.state(run),
         "weights": loaded.weights,
+        "determinism": determinism.described(loaded.settings["trainer"]),
         **provenance.environment(),
     }
     name = options.get("name") or f"{loaded.settings['data'].get('name') or 'medvit'} {run.id[:8]}"
@@ -94,7 +102,8 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     if options.get("licence"):
         contents = replace(contents, licence=f"{options['licence']}\n")
     cases = generated_cases(loaded.preprocess)
-    trained = Trained(merge(loaded.network), loaded.preprocess, loaded.task.probabilities_numpy, cases)
+    network, onnx = merge(loaded.network), run.folder / ONNX
+    trained = Trained(network, loaded.preprocess, loaded.task.probabilities_numpy, cases, onnx)
     return Release(run, trained, contents, samples_in(options.get("samples"), loaded.preprocess) or images.samples())
 
 
@@ -116,10 +125,10 @@ def _refuse_other_units(unit: str | None, thresholds: Mapping[str, Any]) -> None
 class _Images:
     """The images a run was trained on, as its manifest and split say, which must not have changed."""
 
-    def __init__(self, folder: Path, fold: Any, hashes: dict[str, str]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], hashes: dict[str, str]) -> None:
         from medvit.dataset import manifest, splits
 
-        self.folder, self.fold = folder, fold
+        self.folder, self.fold, self.subset = folder, settings["data"].get("fold"), settings.get("subset")
         self.manifest = manifest.read(self.folder)
         self.splits = splits.read(self.folder, self.manifest)
         found = {"manifest": self.manifest.digest, "split": self.splits.digest}
@@ -130,8 +139,10 @@ class _Images:
             )
 
     def side(self, split: str) -> Any:
-        """Return the manifest rows of one side of the split."""
-        return self.splits.rows(self.manifest, split, self.fold)
+        """Return the manifest rows of one side of the split; of the training side those that were learnt from."""
+        from medvit.dataset.subset import learnt
+
+        return learnt(self.splits.rows(self.manifest, split, self.fold), self.subset if split == "train" else None)
 
     def units(self, split: str, loaded: TrainedRun) -> Units:
         """Return the images of one side as they are cached for this run."""
@@ -157,14 +168,12 @@ class _Images:
 
 def publish_training(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     """Attach to a run that was just fitted what a reviewer needs, and its best network as a model that reads DICOM."""
+    from medvit.engine.checkpoint import PIPELINE
     from medvit.tracking import provenance, saved_view
-    from medvit.tracking.allow_list import redacted
     from medvit.tracking.tags import checkpoint_tags
 
-    sealed = {"validation": provenance.file_sha256(run.folder / "validation.parquet")}  # thresholds will come from it
-    hashes, environment = provenance.hashes(settings, **fitted.data.hashes, **sealed), provenance.environment()
-    for name, content in (("config", redacted(settings)), ("environment", environment), ("hashes", hashes)):
-        run.json(content, f"{name}.json")
+    hashes, environment = provenance.attach(run, settings, fitted.data.hashes)
+    run.artifact(run.folder / PIPELINE)
     sheet = run.folder / "augmentation.png"
     if sheet.is_file():
         run.artifact(sheet)
@@ -174,7 +183,8 @@ def publish_training(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None
     if fitted.weights:
         run.json(fitted.weights, "weights.json")
         run.tags(checkpoint_tags(fitted.weights))
-    _publish_model(run, fitted, settings, {"run_id": run.id, "hashes": hashes, **environment})
+    if settings["tracking"].get("log_model", True):
+        _publish_model(run, fitted, settings, {"run_id": run.id, "hashes": hashes, **environment})
     run.note(
         f"{title}: best {fitted.task.monitor} {fitted.best:.4f} on validation, epoch {fitted.best_epoch}. "
         f"Not tested yet.\n\nTest it: `python -m medvit.evaluate run={run.id} tracking.folder=DIR` "
@@ -189,6 +199,7 @@ def _publish_model(run: Run, fitted: Fitted, settings: dict[str, Any], origin: d
     from medvit.bundle.build import draft_contents
     from medvit.bundle.parity import Trained
     from medvit.model.lora import merge
+    from medvit.preprocess.steps import not_exportable
     from medvit.tracking import model
 
     unit, register = settings["data"]["unit"], settings["tracking"]["register"]
@@ -196,9 +207,14 @@ def _publish_model(run: Run, fitted: Fitted, settings: dict[str, Any], origin: d
         logger.warning("no model in MLflow%s: a bundle judges one film or series, this run a %s",
                        ", nothing registered" if register else "", unit)  # fmt: skip
         return
-    rows, origin = fitted.data.units("train").frame, {**origin, "weights": fitted.weights}
+    if lost := not_exportable(fitted.preprocess.steps):
+        logger.warning("no model in MLflow%s: %s", ", nothing registered" if register else "", "; ".join(lost))
+        return
+    rows = fitted.data.units("train").frame
+    origin = {**origin, "weights": fitted.weights, "determinism": determinism.described(settings["trainer"])}
     cases = generated_cases(fitted.preprocess)
-    trained = Trained(merge(fitted.network), fitted.preprocess, fitted.task.probabilities_numpy, cases)
+    network, onnx = merge(fitted.network), run.folder / ONNX
+    trained = Trained(network, fitted.preprocess, fitted.task.probabilities_numpy, cases, onnx)
     contents = draft_contents(
         f"{settings['data']['name']} {run.id[:8]}",
         fitted.preprocess.to_json(),

@@ -8,13 +8,16 @@ from types import ModuleType
 from typing import Any
 
 TARGETS = {
-    "medvit.data.augment.Fused": "medvit.augment.fused.Fused",
+    "medvit.augment.fused.Fused": "medvit.augment.chain.FusedChain",
+    "medvit.data.augment.Fused": "medvit.augment.chain.FusedChain",
     "medvit.data.augment.nothing": "medvit.augment.fused.no_augmentation",
     "medvit.data.augment_monai.Monai": "medvit.augment.monai_random.Monai",
     "medvit.dicom.phantom.write_films": "medvit.phantom.films.write_films",
     "medvit.dicom.phantom_mr.write_volumes": "medvit.phantom.mr_series.write_volumes",
     "medvit.model.baseline.densenet121": "medvit.model.cnn.densenet121",
     "medvit.model.baseline.segresnet": "medvit.model.cnn.segresnet",
+    "medvit.preprocess.film.FilmPreprocess": "medvit.preprocess.chain.FilmChain",
+    "medvit.preprocess.volume.VolumePreprocess": "medvit.preprocess.chain.VolumeChain",
     "medvit.model.study.StudyBag": "medvit.model.bag.StudyBag",
 }
 """`_target_` of configs that a run's folder or a user's own conf may hold."""

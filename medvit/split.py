@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.config import entry
+from medvit.config_check import refused_by
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,9 +65,10 @@ def audit(folder: Path, workers: int = 1, embed: Embedder | None = None, **spec:
 
 
 def check(settings: dict[str, Any]) -> list[str]:
-    """Return settings that contradict each other."""
-    alone = settings["embed"] and not settings["audit"]
-    return ["embed=... says how the audit looks; it needs audit=true"] * bool(alone)
+    """Return what no division can be made by."""
+    from medvit.dataset.splits import problems_of
+
+    return refused_by(lambda: _spec(settings["split"])) or problems_of(_spec(settings["split"]))
 
 
 def _spec(values: dict[str, Any]) -> SplitSpec:

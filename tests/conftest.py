@@ -7,12 +7,23 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy second core makes torch 30 times slower otherwise
 os.environ.update(ORT_DISABLE_TELEMETRY="1", MLFLOW_DISABLE_TELEMETRY="true")  # tests import both before medvit
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _same_pseudonyms_every_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One key for all tests: splits go by pseudonym, so a fresh key would give other sides, and other sizes of them."""
+    key = tmp_path_factory.mktemp("key") / "pseudonym.key"
+    key.touch(mode=0o600)
+    key.write_bytes(b"0123456789abcdef" * 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(key))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,9 @@ def test_mappings_set_each_key_and_two_underscores_are_a_dot() -> None:
     assert overrides_of(given) == ["data.fold=1", 'data.folder="x y"', "trainer.epochs=2", "labels.values={no: 0}"]
     with pytest.raises(ConfigError, match=r"trainer\.epochs: expected a number.*found object"):
         overrides_of({"trainer__epochs": object()})
+    loss = {"_target_": "monai.losses.FocalLoss", "gamma": 2}
+    assert overrides_of({"task__loss": loss}) == ['task.loss={_target_: "monai.losses.FocalLoss", gamma: 2}']
+    assert overrides_of({"callbacks.accumulation.scheduling": {0: 2}}) == ["callbacks.accumulation.scheduling={0: 2}"]
 
 
 def test_a_program_with_hydra_of_its_own_keeps_it(tmp_path: Path) -> None:

@@ -50,7 +50,6 @@ def test_every_case_of_data_sets_names_tests_that_exist(case: str) -> None:
 def test_two_patient_ids_that_the_table_knows_as_one_person_are_one_patient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path / "pseudonym.key"))
     films = tmp_path / "set"
     table = phantom.write_films(films, patients=4, seed=2)
     persons = {patient: f"person-{number // 2}" for number, patient in enumerate(sorted(set(table["PatientID"])))}

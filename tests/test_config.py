@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -16,9 +18,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from medvit.config import _usage, conf_dir, entry
-from medvit.config_check import preflight, target_problems
-from medvit.config_known import flat
+from medvit.config_check import preflight
+from medvit.config_known import NAMED_PARTS, flat
+from medvit.config_targets import target_problems
 from medvit.config_words import OPEN_MAPPINGS, nearest_setting, readable
+from medvit.optim.plan import OF_LIGHTNING
 
 COMMANDS = sorted(path.stem for path in conf_dir().glob("*.yaml") if path.stem != "base")
 PARTS = sorted(path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*/*.yaml"))
@@ -200,11 +204,14 @@ def test_a_mapping_given_on_the_command_line_replaces_the_one_below_it() -> None
 @pytest.mark.parametrize(
     ("command", "given", "said"),
     [
-        ("train", "+trainer.max_steps=10", "'trainer.max_steps' is not a setting; did you mean 'trainer.epochs'?"),
-        ("train", "+trainer.strategy=fsdp", "'trainer.strategy' is not a setting"),
-        ("train", "+optim.optimizer._target_=torch.optim.SGD", "'optim.optimizer' is not a setting"),
-        ("train", "+callbacks.early={_target_: pytorch_lightning.callbacks.EarlyStopping}", "'callbacks' is not a set"),
-        ("train", "+metrics=[accuracy]", "'metrics' is not a setting"),
+        ("train", "+trainer.max_stepz=10", "'trainer.max_stepz' is not a setting; did you mean 'trainer.max_steps'?"),
+        ("train", "+trainer.num_nodes=2", "'trainer.num_nodes' is not a setting"),
+        (
+            "train",
+            "+optim.optimizer._target_=torch.optim.SGD",
+            "'optim.optimizer' is not a setting; did you mean 'optimizer'?",
+        ),
+        ("train", "+callback.early={_target_: x.Y}", "'callback' is not a setting; did you mean 'callbacks'?"),
         ("train", "+bag.queries=3", "'bag.queries' is not a setting"),
         ("train", "+data.set=breast", "'data.set' is not a setting"),
         ("train", "++trainer.epoch=3", "'trainer.epoch' is not a setting; did you mean 'trainer.epochs'?"),
@@ -271,7 +278,7 @@ def test_a_recipe_leaves_the_words_of_the_labels_to_the_user(recipe: str, tmp_pa
         ("batch", "trainer.batch_size"),
         ("max_epochs", "trainer.epochs"),
         ("trainer.max_epochs", "trainer.epochs"),
-        ("early_stopping", "trainer.epochs"),
+        ("early_stopping", "callbacks"),
         ("num_workers", "trainer.workers"),
         ("fp16", "trainer.precision"),
         ("pretrained", "model.weights"),
@@ -279,7 +286,8 @@ def test_a_recipe_leaves_the_words_of_the_labels_to_the_user(recipe: str, tmp_pa
         ("img_size", "model.image_size"),
         ("output_dir", "tracking.folder"),
         ("trainer.epoch", "trainer.epochs"),
-        ("optim.optimizer._target_", "optim"),
+        ("optim.optimizer._target_", "optimizer"),
+        ("lr_scheduler", "scheduler"),
     ],
 )
 def test_the_nearest_word_is_the_one_people_mean(word: str, meant: str) -> None:
@@ -303,6 +311,21 @@ def _words_in_code() -> set[str]:
     return words
 
 
+def _foreign_arguments(content: dict[str, Any]) -> set[str]:
+    """Every key of a part that another package makes, all of which that part takes: torch's, Lightning's."""
+    found: set[str] = set()
+    for key, node in [("", content), *flat(content)]:
+        target = node.get("_target_", "medvit.") if isinstance(node, dict) else "medvit."
+        if target.startswith("medvit.") or "transforms" in node:
+            continue
+        module, _, name = target.rpartition(".")
+        taken = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        given = {each for each in node if each not in {"_target_", *OF_LIGHTNING}}
+        assert given <= set(taken) or any(each.kind is each.VAR_KEYWORD for each in taken.values()), target
+        found |= {f"{key}.{each}".lstrip(".") for each in given}
+    return found
+
+
 def test_every_key_of_every_config_is_read_or_an_argument_or_referred_to() -> None:
     """A key that nothing in the code can read would be a setting without effect; found by going over all of conf/."""
     words, count, idle = _words_in_code(), 0, []
@@ -310,10 +333,18 @@ def test_every_key_of_every_config_is_read_or_an_argument_or_referred_to() -> No
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         text = file.read_text(encoding="utf-8")
         keys = dict(flat({key: value for key, value in content.items() if key not in ("defaults", "hydra")}))
+        foreign = _foreign_arguments(content)
         for key in keys:
             above = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
             count += 1
-            free = OPEN_MAPPINGS & set(above) or f"${{{key}}}" in text or key == "trust"
+            named = {*above, *(f"{file.parent.name}.{one}" for one in above)}
+            free = (
+                key in foreign
+                or (file.parent.name in NAMED_PARTS and not above)
+                or OPEN_MAPPINGS & named
+                or f"${{{key}}}" in text
+                or key == "trust"
+            )
             if not free and key.rpartition(".")[2] not in words and key.rpartition(".")[2] != "_target_":
                 idle.append(f"{file.name}: {key}")
     assert idle == []
@@ -355,6 +386,74 @@ def test_words_that_yaml_reads_as_booleans_are_told_with_the_quotes_to_put(tmp_p
     ), told
 
 
-def test_a_group_of_settings_given_a_word_names_the_settings_in_it() -> None:
-    (told,) = preflight(conf_dir(), "split", ["data.folder=x", "split=kfold"], None)
-    assert told.startswith("split=kfold: split holds several settings; give one, such as split.strategy")
+@pytest.mark.parametrize(
+    ("command", "given", "said"),
+    [
+        ("split", "split=kfold", "split=kfold: split holds several settings; did you mean split.strategy=kfold?"),
+        ("split", "split=fast", "split=fast: split holds several settings; give one, such as split.strategy, split.fr"),
+        (
+            "evaluate",
+            "bootstrap=bca",
+            "bootstrap=bca: bootstrap holds several settings; did you mean bootstrap.method=bca",
+        ),
+        (
+            "evaluate",
+            "aggregate=patient",
+            "aggregate=patient: aggregate holds several settings; did you mean aggregate.unit",
+        ),
+        (
+            "train",
+            "trainer=gpu",
+            "trainer=gpu does not exist; did you mean trainer.accelerator=gpu?; trainer can be def",
+        ),
+    ],
+)
+def test_a_group_of_settings_given_a_word_names_the_setting_that_takes_it(command: str, given: str, said: str) -> None:
+    own = {"split": ["data.folder=x"], "evaluate": ["run=x"], "train": []}[command]
+    (told,) = problems(command, *own, given)
+    assert told.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ("train", "+trainer.max_stepz=10 trainer.precision=fp16 trainer.epochs=0 modle=vit seed=[ optim.plan.lr=-1"),
+        ("index", "data.rot=x on_bda=skip data.kind=movie labels.unmatched=maybe report=loud"),
+        ("split", "split=kfold data.foldr=x audti=true split.folds=many embed=latest"),
+        ("evaluate", "run=x calibration=isotonic bootstrap.draws=5 aggregate.unit=ward +threshold=1 split=train"),
+        ("compare", "on=x one=a subgroup=[sex] tracking.folder=http://server splt=val"),
+        ("register", "run=x nme=y alas=b licnce=c tracking.folder=http://server +sampels=DIR"),
+        ("export", "run=x outt=y draft=maybe tracking.folder=http://server +nme=z lisence=a"),
+        ("predict", "bundle=/nowhere input=/nowhere crosswalk=maybe isolat=true sr=maybe"),
+        ("doctor", "dep=true deep=maybe tracking.folder=http://server +data.root=x data.foldr=y"),
+        ("unpack", "source=/nowhere ot=x spacing=[1,1,1] spacing_mm=[1] +label=x"),
+    ],
+)
+def test_five_wrong_things_of_a_command_are_told_in_one_message(command: str, given: str) -> None:
+    """Two mistakes took two goes."""
+    module = importlib.import_module(f"medvit.{command}")
+    check = next((getattr(module, name) for name in ("check", "problems", "_check") if hasattr(module, name)), None)
+    told = preflight(conf_dir(), command, given.split(), check)
+    keys = [word.lstrip("+").partition("=")[0] for word in given.split()]
+    asked = [
+        key
+        for key in keys
+        if (key, command) not in {("run", "evaluate"), ("run", "register"), ("run", "export"), ("one", "compare")}
+    ]
+    assert len(told) >= 5, told
+    assert [key for key in asked if not any(key in line for line in told)] == []
+
+
+def test_only_the_first_copy_that_srun_starts_works(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["medvit.split", "data.folder=none"])
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    worked = []
+    for number in "0", "2":
+        monkeypatch.setenv("SLURM_PROCID", number)
+        with pytest.raises(SystemExit) as stop:
+            entry("split")(lambda _, number=number: worked.append(number))()
+        assert stop.value.code == (0 if number == "0" else 2)
+    assert worked == ["0"]
+    said = capsys.readouterr().err
+    assert "srun started this command 4 times, and this is not the first copy (SLURM_PROCID=2)" in said
+    assert "srun --ntasks=1" in said

@@ -16,7 +16,7 @@ from medvit.config_targets import named, trust_only
 from medvit.errors import ConfigError
 from medvit.renamed import TARGETS
 
-FLIP = "monai.transforms.RandFlip"
+DROPOUT = "torch.nn.Dropout"
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def marks(place: Path) -> dict[str, Any]:
         "medvit.bundle.isolate.Isolated",
         "medvit.data.cache.Cache",
         "medvit.phantom.films.write_films",
-        "pytorch_lightning.loggers.CSVLogger",
+        "pytorch_lightning.loggers.CometLogger",
         "${oc.env:TARGET}",
         "",
     ],
@@ -94,20 +94,29 @@ def test_every_earlier_name_is_still_allowed() -> None:
 
 
 def test_trust_counts_in_the_words_of_the_command_and_nowhere_else(tmp_path: Path) -> None:
-    node = {"_target_": FLIP, "prob": 0.5}
-    with pytest.raises(ConfigError, match=r"add trust=\[monai.transforms.RandFlip\] to the command line"):
+    node = {"_target_": DROPOUT, "p": 0.5}
+    with pytest.raises(ConfigError, match=r"add trust=\[torch.nn.Dropout\] to the command line"):
         build(node)
     (tmp_path / "experiment").mkdir()
-    recipe = f"# @package _global_\ntrust: [{FLIP}]\naugment: {{_target_: {FLIP}, prob: 0.5}}\n"
+    recipe = f"# @package _global_\ntrust: [{DROPOUT}]\naugment: {{_target_: {DROPOUT}, p: 0.5}}\n"
     (tmp_path / "experiment" / "theirs.yaml").write_text(recipe, encoding="utf-8")
     words = ["experiment=theirs", f"hydra.searchpath=[file://{tmp_path}]"]
     found = preflight(conf_dir(), "train", words, None)
     assert found[0] == "trust stands in a preset or recipe; it counts on the command line alone: trust=[...]"
-    assert preflight(conf_dir(), "train", [*words, f"trust=[{FLIP}]"], None) == []
-    assert type(build(node)).__name__ == "RandFlip"
+    assert preflight(conf_dir(), "train", [*words, f"trust=[{DROPOUT}]"], None) == []
+    assert type(build(node)).__name__ == "Dropout"
     settings_of("train", {})
     with pytest.raises(ConfigError):
         build(node)
+
+
+def test_transforms_of_monai_need_no_trust_but_those_that_do_more_than_change_arrays() -> None:
+    assert type(build({"_target_": "monai.transforms.RandFlip", "prob": 0.5})).__name__ == "RandFlip"
+    for name in ("SaveImage", "Lambdad", "RandLambda", "DataStats", "TorchVisiond", "WriteFileMapping"):
+        with pytest.raises(ConfigError, match=rf"add trust=\[monai.transforms.{name}\]"):
+            build({"_target_": f"monai.transforms.{name}"})
+    with pytest.raises(ConfigError, match="is none of the classes"):
+        build({"_target_": "monai.transforms.utils.optional_import", "module": "os"})
 
 
 def test_a_runs_folder_brings_no_trust_along(tmp_path: Path) -> None:
@@ -155,6 +164,6 @@ def test_flags_that_open_a_pickle_or_another_config_are_refused(tmp_path: Path) 
 
 def test_every_job_of_a_multirun_is_checked() -> None:
     """Sweeps were not looked at: each job ran with whatever it was given."""
-    found = preflight(conf_dir(), "train", ["seed=0,-1", "+trainer.max_steps=1,2", "optim.plan.lr=1e-3,2e-3"], None)
-    assert found == ["'trainer.max_steps' is not a setting; did you mean 'trainer.epochs'?"]
+    found = preflight(conf_dir(), "train", ["seed=0,-1", "+trainer.max_stepz=1,2", "optim.plan.lr=1e-3,2e-3"], None)
+    assert found == ["'trainer.max_stepz' is not a setting; did you mean 'trainer.max_steps'?"]
     assert preflight(conf_dir(), "train", ["seed=0,1,2", "model=vit_pico,vit_tiny_16"], None) == []

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from medvit import doctor
-from medvit.dicom import decode
+from medvit.dicom.codec import decode
 
 
 def test_a_sound_machine_has_every_part_told_and_nothing_broken_or_made(tmp_path: Path, monkeypatch: Any) -> None:

@@ -34,7 +34,8 @@ def predictions(split, seed, noise=0.0):
 
 @pytest.fixture(scope="module")
 def settings():
-    given = yaml.safe_load((CONF / "evaluate.yaml").read_text())
+    files = (CONF / "evaluation" / "default.yaml", CONF / "evaluate.yaml")
+    given = {key: value for file in files for key, value in yaml.safe_load(file.read_text()).items()}
     return {**given, "bootstrap": {**given["bootstrap"], "draws": 150}, "detail": {**given["detail"], "figures": False}}
 
 

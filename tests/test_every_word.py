@@ -1,7 +1,8 @@
-"""Every word of conf/ is trained for an epoch, evaluated, registered, exported and predicted, and so is every recipe.
+"""Every word of conf/ is trained for an epoch, evaluated, exported and predicted, and so is every recipe.
 
 Words are found by globbing conf/. Each model is one case, small but of its kind, with task and pool in turn; each other
-optim is one, on the encoder of a run; so is the bag of slices. Other pairs of words are not run.
+optim is one, on the encoder of a run; so is the bag of slices. The first case of each task and the bag are registered
+too. Other pairs of words are not run. Each optimizer and scheduler has its case in tests/test_foreign_parts.py.
 Classes have names with signs, brackets and umlauts.
 """
 
@@ -28,15 +29,17 @@ def poolings(model: str) -> list[str]:
     """Return the pools a model can have: the class token needs one."""
     node = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text(encoding="utf-8"))
     token = node["_target_"].endswith(".vit") and node.get("prefix", 1) > 0
-    return [pool for pool in words("pool") if pool != "cls" or token]
+    return [pool for pool in words("pool") if not pool.startswith("cls") or token]
 
 
 def cases() -> list[Case]:
     tasks, pools = cycle(words("task")), cycle(words("pool"))
 
     def case(**given: str) -> Case:
-        whole = {"task": next(tasks), "model": "vit_pico", "optim": "scratch", "bag": "none", **given}
-        fit = poolings(whole["model"]) if whole["optim"] != "logistic" else ["cls", "mean"]  # no weights of its own
+        asked = {"model": "vit_pico", "optim": "scratch", "bag": "none", **given}
+        classes = ["binary", "multilabel", "multiclass"] if asked["optim"] == "logistic" else words("task")
+        whole = {"task": next(task for task in tasks if task in classes), **asked}
+        fit = poolings(whole["model"]) if whole["optim"] != "logistic" else ["cls", "mean", "cls_mean"]  # no weights
         return {"pool": next(pool for pool in pools if pool in fit), **whole}
 
     found = [case(model=model) for model in words("model")]
@@ -46,6 +49,11 @@ def cases() -> list[Case]:
 
 def named(case: Case) -> str:
     return "-".join(case[group] for group in GROUPS)
+
+
+def registered(case: Case) -> bool:
+    """Return whether this is the first case of its task, or the bag."""
+    return case["bag"] != "none" or case == next(one for one in cases() if one["task"] == case["task"])
 
 
 def test_every_word_of_conf_stands_in_a_case(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,9 +72,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def encoder(place: Path, model: str) -> str:
     """Return the folder of a run of this model, which stands for the weights of a hub."""
-    data = generated(place, "films")
-    run = medvit.train(**QUICK, **data, **smaller(model), **TASKS["binary"], model=model, pool="mean",
-                       **{"tracking.folder": str(place / "runs")})  # fmt: skip
+    size = smaller(model)
+    films = len(size["model.image_size"]) == 2
+    made = {} if films else {"preprocess": "volume", "preprocess.size": size["model.image_size"]}
+    data = {**generated(place, "films" if films else "heads"), **made, **size, **TASKS["binary"]}
+    run = medvit.train(**QUICK, **data, model=model, pool="mean", **{"tracking.folder": str(place / "runs")})
     return str(run.folder)
 
 
@@ -76,20 +86,24 @@ def tuned(place: Path, optim: str, model: str) -> Case:
     return more | ({"trainer.epochs": 2, "optim.strategy.probe_epochs": 1} if optim == "lp_ft" else {})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", cases(), ids=named)
-def test_a_word_is_trained_evaluated_registered_exported_and_says_the_same_as_a_bundle(case: Case, place: Path) -> None:
-    if case["model"] in NEEDS:
-        pytest.importorskip(NEEDS[case["model"]])
+def asked_of(case: Case, place: Path) -> tuple[Case, Path]:
+    """Return the settings of a case, and the folder of its images."""
     size = smaller(case["model"])
     kind = "films" if len(size["model.image_size"]) == 2 and case["bag"] == "none" else "heads"
     asked = {**generated(place, kind), **size, **TASKS[case["task"]], **case}
     if kind == "heads":
         asked["preprocess"] = "slices" if case["bag"] == "study" else "volume"
         asked["preprocess.size"] = [4, 32, 32] if case["bag"] == "study" else size["model.image_size"]
-    asked |= tuned(place, case["optim"], case["model"])
-    tested, said = whole_path(place, asked, place / kind / "raw" / "dicom", register=True)
-    assert furthest(tested, said) < 3e-5  # float32 through two runtimes; a quantity is not squeezed as a probability is
+    return asked | tuned(place, case["optim"], case["model"]), place / kind / "raw" / "dicom"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases(), ids=named)
+def test_a_word_is_trained_evaluated_exported_and_says_the_same_as_a_bundle(case: Case, place: Path) -> None:
+    if case["model"] in NEEDS:
+        pytest.importorskip(NEEDS[case["model"]])
+    tested, said = whole_path(place, *asked_of(case, place), register=registered(case))
+    assert furthest(tested, said) < 1e-4  # of calibrated numbers: the gate held the bundle to 1e-5 before calibration
     assert said["status"].eq("OK").all()
 
 
@@ -103,10 +117,11 @@ def test_a_recipe_runs_on_a_set_of_its_layout_and_predict_says_what_evaluate_sai
     size = {key: value for key, value in smaller(model).items() if recipe.get("model", {}).get(key[6:], 0) is not None}
     asked = {**generated(place, kind), **size, **TASKS[word.get("task", "binary")], "experiment": name}
     asked |= {"labels.values": None, "data.generate": None} if word["data"] != "folder" else {}
+    asked |= {"optim": "logistic"} if word.get("optim") == "logistic" else {}  # which has no epochs
     del asked["data"]
     if word.get("preprocess") == "slices":
         asked["preprocess.size"] = [4, *size["model.image_size"]]
     asked |= tuned(place, word["optim"], model)
     tested, said = whole_path(place, asked, place / kind / "raw" / "dicom", register=False)
-    assert furthest(tested, said) < 3e-5  # float32 through two runtimes; a quantity is not squeezed as a probability is
+    assert furthest(tested, said) < 1e-4  # of calibrated numbers: the gate held the bundle to 1e-5 before calibration
     assert said["status"].eq("OK").all()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import inputs
 import pytest
 
 from medvit.errors import ConfigError
@@ -32,28 +33,27 @@ def test_a_folder_that_is_there_is_left_alone_and_odd_names_are_answered_with_a_
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_run_as_they_stand(tmp_path: Path) -> None:
-    from medvit.phantom.films import write_films
-
-    folder = init("films", tmp_path)
-    write_films(folder / "raw", patients=24)
-    (folder / "labels.csv").write_text(
-        (folder / "raw" / "labels.csv").read_text().replace("normal", "negative").replace("opacity", "positive")
-    )
-    recipe = folder / "my_conf" / "experiment" / "films.yaml"
-    recipe.write_text(
-        recipe.read_text().replace("epochs: 30", "epochs: 1") + "model: {image_size: [64, 64], depth: 1}\n"
-    )
-    block = re.search(r"```bash\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("kind", ["films", "pictures"])
+def test_the_commands_of_the_readme_run_as_they_stand(kind: str, tmp_path: Path) -> None:
+    folder = init("mine", tmp_path)
+    inputs.KINDS[kind](folder)
+    labels, images = folder / "labels.csv", {"films": "films", "pictures": "png"}[kind]
+    labels.write_text(labels.read_text().replace("normal", "negative").replace(",opacity", ",positive"))
+    recipe = folder / "my_conf" / "experiment" / "mine.yaml"
+    small = "model: {image_size: [64, 64], depth: 1}\n"
+    recipe.write_text(recipe.read_text().replace("epochs: 30", "epochs: 1") + small)
+    readme = (folder / "README.md").read_text()
+    block, on_path = re.search(r"```bash\n(.*?)```", readme, re.DOTALL), re.search(r"`(labels\.on=path .*?)`", readme)
     assert block
+    assert on_path
+    more = {
+        "index": shlex.split(on_path[1]) if kind == "pictures" else [],
+        "evaluate": ["bootstrap.draws=100", *(f"sections.{s}=false" for s in ("robustness", "ood", "explain"))],
+        "export": ["acceptance={age_years: null}"],
+    }
     for line in block[1].splitlines():
-        words = shlex.split(line.replace("NEW_IMAGES", "raw/dicom").replace("IMAGES", "raw/dicom"))
-        extra = {
-            "evaluate": ["bootstrap.draws=100", *(f"sections.{s}=false" for s in ("robustness", "ood", "explain"))],
-            "export": ["acceptance={age_years: null}"],
-        }.get(words[1], [])
-        done = subprocess.run(
-            [sys.executable, "-m", *words, *extra], cwd=folder, capture_output=True, text=True, check=False
-        )
+        words = shlex.split(line.replace("NEW_IMAGES", images).replace("IMAGES", images))
+        command = [sys.executable, "-m", *words, *more.get(words[1], [])]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (line, done.stderr[-2000:])
     assert (folder / "work" / "predictions" / "predictions.csv").is_file()

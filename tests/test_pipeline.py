@@ -31,7 +31,6 @@ def medvit(folder: Path, command: str, *settings: str, code: int = 0) -> subproc
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "MEDVIT_PSEUDO_KEY_FILE": str(folder / "keys" / "pseudonym.key")},
     )
     assert done.returncode == code, f"medvit.{command} ended with {done.returncode}\n{done.stderr[-3000:]}"
     assert "Traceback" not in done.stderr
@@ -41,13 +40,9 @@ def medvit(folder: Path, command: str, *settings: str, code: int = 0) -> subproc
 RUNS = "tracking.folder=my runs"
 
 
-def pasted(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def pasted(line: str) -> subprocess.CompletedProcess[str]:
     """Run a printed line in a new shell, which starts elsewhere and has no Python on its path."""
-    environment = {
-        **os.environ,
-        "PATH": "/usr/bin:/bin",
-        "MEDVIT_PSEUDO_KEY_FILE": str(folder / "keys" / "pseudonym.key"),
-    }
+    environment = {**os.environ, "PATH": "/usr/bin:/bin"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(["bash", "-c", line], cwd="/", env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
@@ -71,18 +66,18 @@ def test_the_whole_path_runs_from_generated_dicom_to_predictions_by_the_printed_
     trained, said_by_train = fitted
     line = re.search(r"test it: +(.*)", said_by_train)
     assert line
-    pasted(f"{line[1]} bootstrap.draws=100", trained)
+    pasted(f"{line[1]} bootstrap.draws=100")
     look = re.search(r"look at it: +(.*)", said_by_train)
     assert look
     assert f"sqlite:///{trained / 'my runs' / 'mlflow.db'}" in shlex.split(look[1])
     said_by_register = medvit(trained, "register", "run=latest", "name=films", "alias=candidate", RUNS).stdout
     python = next(one for one in said_by_register.splitlines() if one.startswith("import medvit"))
-    pasted(f"{sys.executable} -c {shlex.quote(f'{python}; assert model.metadata.run_id')}", trained)
+    pasted(f"{sys.executable} -c {shlex.quote(f'{python}; assert model.metadata.run_id')}")
     any_age = "acceptance={age_years: null}"  # of 24 patients the youngest may be in the test split
     said_by_export = medvit(trained, "export", "run=latest", "out=bundle", any_age, RUNS).stdout
     line = re.search(r"Use it: (.*)", said_by_export)
     assert line
-    pasted(line[1].replace("=DIR", "=work/phantom_cxr/raw/dicom").replace("NEW_DIR", "predictions"), trained)
+    pasted(line[1].replace("=DIR", "=work/phantom_cxr/raw/dicom").replace("NEW_DIR", "predictions"))
     said = pd.read_csv(trained / "predictions" / "predictions.csv")
     tested = pd.read_parquet(next(trained.glob("my runs/*/evaluation_test/predictions.parquet")))
     both = said.merge(tested, on="uid")

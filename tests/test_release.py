@@ -116,7 +116,7 @@ def evaluated(run: Any, place: Path) -> Any:
 
 
 def command(module: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MEDVIT_PSEUDO_KEY_FILE": str(cwd / "key")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd, capture_output=True, text=True, env=environment, check=False,

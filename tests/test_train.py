@@ -16,11 +16,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from medvit import generated
+from medvit import generated, resume
 from medvit.config import conf_dir
 from medvit.config_check import preflight
 from medvit.errors import ConfigError, DataError, RunError
-from medvit.train import _alone, _as_it_was, _stopped, _title, _used, check
+from medvit.resume import as_it_was, earlier_part, record_extension, unfinished
+from medvit.run_lifecycle import stopped as told_of_stopped
+from medvit.tracking.run_lock import held
+from medvit.train import _title, _used, check, train
 
 
 def settings(*words: str) -> Any:
@@ -40,11 +43,50 @@ def test_a_resumed_run_keeps_its_settings_and_refuses_others(tmp_path: Path) -> 
     """`resume=... trainer.epochs=50` was taken without a word and trained to the old number of epochs."""
     run = stopped(tmp_path, "trainer.epochs=8", "optim=auto")
     kept = json.loads((tmp_path / "config.json").read_text())
-    assert _as_it_was(run, settings(), ["resume=r1", "tracking.folder=elsewhere"]) == kept
+    assert as_it_was(run, settings(), ["resume=r1", "tracking.folder=elsewhere"]) == kept
     again = ["trainer.epochs=8", "optim=auto"]
-    assert _as_it_was(run, settings(*again, "resume=r1"), [*again, "resume=r1"]) == kept
+    assert as_it_was(run, settings(*again, "resume=r1"), [*again, "resume=r1"]) == kept
     with pytest.raises(RunError, match=r"1 of those given here differ, the first trainer\.epochs: give resume=r1"):
-        _as_it_was(run, settings("trainer.epochs=50", "optim=auto"), ["resume=r1", "trainer.epochs=50", "optim=auto"])
+        as_it_was(run, settings("trainer.epochs=50", "optim=auto"), ["resume=r1", "trainer.epochs=50", "optim=auto"])
+
+
+def test_more_epochs_are_an_explicit_word_and_recorded(tmp_path: Path) -> None:
+    told: dict[str, str] = {}
+    run = stopped(tmp_path / "r1", "trainer.epochs=8")
+    run.artifacts, run.tags = list, told.update
+    longer = as_it_was(run, settings("extend=12"), ["resume=r1", "extend=12"])
+    assert longer["trainer"]["epochs"] == 12
+    assert record_extension(run, longer)["trainer"]["epochs"] == 8, "MLflow takes no second value of a parameter"
+    assert told == {"medvit.extended": "8 to 12 epochs"}
+    (run.folder / "config.json").write_text(json.dumps(longer))
+    as_it_was(run, settings("extend=12"), ["resume=auto", "extend=12"])  # as a requeued job says it again
+    with pytest.raises(ConfigError, match="extend=9: run r1 has 12 epochs already"):
+        as_it_was(run, settings("extend=9"), ["resume=r1", "extend=9"])
+    run.artifacts = lambda: ["evaluation/test.json"]
+    with pytest.raises(RunError, match="extend=20: run r1 was evaluated already"):
+        as_it_was(run, settings("extend=20"), ["resume=r1", "extend=20"])
+    whole = stopped(tmp_path / "r2", "scheduler=one_cycle")
+    with pytest.raises(ConfigError, match="the schedule of run r1 is as long as its training"):
+        as_it_was(whole, settings("extend=99"), ["resume=r1", "extend=99"])
+    told_of = [resume.problems({"resume": None, "extend": value})[0] for value in (5, "all")]
+    assert "is for a run that is resumed" in told_of[0]
+    assert "expected the number of epochs" in told_of[1]
+
+
+def test_resume_auto_takes_the_newest_stopped_run_of_the_same_settings(tmp_path: Path, monkeypatch: Any) -> None:
+    status = {"r1": "KILLED", "r2": "KILLED", "r3": "FAILED"}
+    monkeypatch.setattr("medvit.tracking.run.get", lambda name, _: SimpleNamespace(id=name, status=status[name]))
+    assert unfinished(settings(), tmp_path) is None
+    (tmp_path / "mlflow.db").touch()
+    for age, (name, seed) in enumerate({"r3": 1, "r2": 0, "r1": 0}.items()):
+        run = stopped(tmp_path / name, f"seed={seed}", "tracking.folder=elsewhere", "model.weights=null")
+        os.utime(run.folder / "config.json", (1000 - age, 1000 - age))
+    assert unfinished(settings("resume=auto", "model.weights=random"), tmp_path) == "r2"
+    assert unfinished(settings("seed=1", "resume=auto", "extend=70"), tmp_path) == "r3"
+    assert unfinished(settings("seed=2"), tmp_path) is None
+    status["r2"] = "FINISHED"
+    assert unfinished(settings(), tmp_path) is None, "an older run of the same settings is not what was stopped"
+    assert earlier_part(settings("seed=2", "resume=auto"), [], tmp_path)[0] is None
 
 
 def test_a_generated_set_is_made_once_and_other_settings_or_versions_of_it_are_told(tmp_path: Path) -> None:
@@ -134,24 +176,31 @@ def test_ctrl_c_while_lightning_trains_is_ctrl_c_and_another_exit_is_left_alone(
 
 def test_a_run_that_was_stopped_early_is_started_anew() -> None:
     run: Any = SimpleNamespace(id="r1", folder=Path("nowhere"))
-    assert _stopped(run) == "run r1 is stopped before its first epoch was done; start a new one"
+    assert told_of_stopped(run, "train") == "run r1 is stopped before its first checkpoint was written; start a new one"
 
 
 def test_a_stopped_run_says_how_it_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    told, line = _stopped(stopped(tmp_path / "my runs" / "r1")).split("\n")
-    assert told == "run r1 is stopped; this goes on at its last finished epoch:"
+    told, line = told_of_stopped(stopped(tmp_path / "my runs" / "r1"), "train").split("\n")
+    assert told == "run r1 is stopped; this goes on at its last checkpoint:"
     assert line == f"cd {tmp_path} && {sys.executable} -m medvit.train resume=r1 'tracking.folder=my runs'"
 
 
 def test_a_run_that_is_being_trained_is_not_resumed_beside(tmp_path: Path) -> None:
     """A second process went on with it: 80 points stood twice."""
-    run: Any = SimpleNamespace(id="r1", folder=tmp_path)
-    with _alone(run), pytest.raises(RunError, match="run r1 is still training"), _alone(run):
+    run = tmp_path / "r1"
+    with held(run), pytest.raises(RunError, match="run r1 is still training"), held(run):
         pass
-    with _alone(run):
+    with held(run):
         pass
+
+
+def test_a_copy_that_torchrun_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.delenv("MEDVIT_RUN", raising=False)
+    with pytest.raises(ConfigError, match=r"LOCAL_RANK=1: torchrun .* give trainer.devices=N"):
+        train(settings())
 
 
 def test_a_run_without_a_name_is_called_by_data_model_and_strategy() -> None:
-    assert _title(settings("optim=lora")) == "phantom_cxr vit Lora"
+    assert _title(settings("optim=lora")) == "phantom_cxr vit Lora seed 0"

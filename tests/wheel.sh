@@ -7,6 +7,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$here/.venv/bin/python" -m build --wheel --outdir "$work/dist" "$here" >/dev/null
 "$python" -m venv "$work/venv"
+"$work/venv/bin/python" -m pip install -q --disable-pip-version-check "pip>=26"
 "$work/venv/bin/python" -m pip install -q --disable-pip-version-check -c "$here/constraints.txt" "$work"/dist/medvit-*.whl
 mkdir "$work/elsewhere" && cd "$work/elsewhere"
 "$work/venv/bin/python" - <<'PY'

@@ -1,7 +1,9 @@
 """Random changes of training images: the default presets as one fused pass over integers, equal to MONAI's transforms.
 
+Which transforms those are, `medvit.augment.chain` says.
+
 Nothing here flips: a left-right flip makes a situs inversus and mirrors side markers. For any transform of MONAI see
-`augment_monai`.
+`monai_random`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from medvit.errors import ConfigError
 
 _DEGREE = 3  # of the bias field's Legendre polynomials
 _TERMS = (_DEGREE + 1) * (_DEGREE + 2) // 2
-_CHANCES = {"geometry": 1.0, "blur": 0.2, "bias": 0.0, "gamma": 0.5, "contrast": 0.5, "brightness": 0.5, "noise": 0.2}
+CHANCES = {"geometry": 1.0, "blur": 0.2, "bias": 0.0, "gamma": 0.5, "contrast": 0.5, "brightness": 0.5, "noise": 0.2}
 
 
 class SampledChange(NamedTuple):
@@ -69,7 +71,7 @@ class Fused:
     def __post_init__(self) -> None:
         """Check names and ranges."""
         wrong = [
-            f"chance of {name!r}: expected one of {', '.join(_CHANCES)}" for name in self.chance if name not in _CHANCES
+            f"chance of {name!r}: expected one of {', '.join(CHANCES)}" for name in self.chance if name not in CHANCES
         ]
         wrong += [f"chance of {name} is {p}: expected 0 to 1" for name, p in self.chance.items() if not 0 <= p <= 1]
         unknown = [name for name in self.geometry if name not in Geometry.__dataclass_fields__]
@@ -80,7 +82,7 @@ class Fused:
 
     def draws(self, seed: int, epoch: int, position: NDArray[np.int64], size: tuple[int, int]) -> list[SampledChange]:
         """Return what happens to the images at these positions of the epoch; `size` is (H, W)."""
-        chance = {**_CHANCES, **self.chance}
+        chance = {**CHANCES, **self.chance}
         columns = [iter(row) for row in uniform(stream_keys(seed, epoch, position), 20 + _TERMS).tolist()]
         return [self._draw(row, chance, size) for row in columns]
 
@@ -90,7 +92,7 @@ class Fused:
         def between(low: float, high: float) -> float:
             return low + (high - low) * float(next(row))
 
-        happens = {name: next(row) < chance[name] for name in _CHANCES}
+        happens = {name: next(row) < chance[name] for name in CHANCES}
         matrix = _matrix(Geometry(**self.geometry), [between(-1, 1) for _ in range(5)], size)
         blur = (between(*self.blur), between(*self.blur))
         bias = np.array([between(-self.bias, self.bias) for _ in range(_TERMS)])
@@ -117,30 +119,6 @@ class Fused:
             planes, target = images[n].reshape(-1, height, width), out[n].reshape(-1, height, width)
             _apply(planes, target, draw, int(noise_seeds[n]))
         return out
-
-    def as_monai(self, size: tuple[int, int]) -> list[Any]:
-        """Return the MONAI transforms whose composition has the same distribution, for float images in [0, 1]."""
-        from monai.transforms.intensity import array as intensity
-        from monai.transforms.spatial.array import RandAffine
-
-        chance, geometry = {**_CHANCES, **self.chance}, Geometry(**self.geometry)
-        return [
-            RandAffine(
-                prob=chance["geometry"],
-                rotate_range=[math.radians(geometry.rotate_deg)],
-                translate_range=[geometry.shift * side for side in size],
-                scale_range=[geometry.zoom, geometry.zoom],
-                padding_mode="zeros",
-                cache_grid=True,
-                spatial_size=size,
-            ),
-            intensity.RandGaussianSmooth(sigma_x=self.blur, sigma_y=self.blur, prob=chance["blur"]),
-            intensity.RandBiasField(degree=_DEGREE, coeff_range=(-self.bias, self.bias), prob=chance["bias"]),
-            intensity.RandAdjustContrast(prob=chance["gamma"], gamma=self.gamma),
-            intensity.RandScaleIntensity(factors=self.tone, prob=chance["contrast"]),
-            intensity.RandShiftIntensity(offsets=self.tone, prob=chance["brightness"]),
-            intensity.RandGaussianNoise(prob=chance["noise"], std=self.noise),
-        ]
 
 
 def _matrix(geometry: Geometry, signed: list[float], size: tuple[int, int]) -> NDArray[np.float64]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from medvit.augment.random_streams import stream_keys
 from medvit.errors import ConfigError
+from medvit.preprocess.chain import Planned
+from medvit.preprocess.steps import made_by
 
 _MIRRORS = ("Flip", "AxisFlip", "Rotate90", "Rotate180")
 _log = logging.getLogger(__name__)
@@ -22,14 +24,17 @@ class Monai:
     """Apply `transforms` (array transforms, or dictionary transforms with the key "image") to display values in [0, 1].
 
     Each thread works on its own copy, so that draws depend on nothing but the sample. Values are clipped to [0, 1] and
-    rounded back to integers. A flip or quarter turn is warned of: it changes what is left and right. Raises ConfigError
-    for an empty list and for a transform that changes the shape.
+    rounded back to integers. in_plane: each plane of a volume is changed alike, as a channel of an image. A flip or
+    quarter turn is warned of: it changes what is left and right. Raises ConfigError for an empty list and for
+    transforms that change the shape or mix images.
     """
 
-    def __init__(self, transforms: Sequence[Any]) -> None:
+    def __init__(self, transforms: Sequence[Any], in_plane: bool = False) -> None:
         if not transforms:
             raise ConfigError("augment.transforms is empty; name MONAI transforms or choose augment=none")
-        self.transforms = list(transforms)
+        self.transforms, self.in_plane = list(transforms), in_plane
+        if wrong := list(_no_augmentation(self.transforms)):
+            raise ConfigError("augment: " + "; ".join(wrong))
         self.mirrors = [name for name in _names(self.transforms) if _is_mirror(name)]
         if self.mirrors:
             _log.warning(
@@ -46,7 +51,9 @@ class Monai:
         top = np.iinfo(images.dtype).max
         out = np.empty_like(images)
         for n, stream in enumerate(stream_keys(seed, epoch, position)):
-            value = np.asarray(self._one(images[n].astype(np.float32) / np.float32(top), int(stream)))
+            image = images[n].reshape(-1, *images.shape[-2:]) if self.in_plane else images[n]
+            value = np.asarray(self._one(image.astype(np.float32) / np.float32(top), int(stream)))
+            value = value.reshape(images[n].shape) if value.shape == image.shape else value
             if value.shape != images[n].shape:
                 raise ConfigError(
                     f"augment changed the shape from {images[n].shape} to {value.shape}; expected the same"
@@ -67,6 +74,11 @@ class Monai:
             value = transform({"image": value})["image"] if isinstance(transform, MapTransform) else transform(value)
         return value
 
+    @property
+    def plan(self) -> list[Planned]:
+        """Every step, all run by MONAI."""
+        return [Planned(name, "augment", made_by(name)) for name in map(_full_name, self.transforms)]
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_local"}
 
@@ -79,6 +91,29 @@ def _names(transforms: Sequence[Any]) -> Iterator[str]:
     for transform in transforms:
         yield type(transform).__name__
         yield from _names(getattr(transform, "transforms", ()))
+
+
+def _full_name(transform: Any) -> str:
+    """Return the class as a config names it: MONAI's by its short name."""
+    kind = type(transform)
+    module = "monai.transforms" if kind.__module__.startswith("monai.transforms.") else kind.__module__
+    return f"{module}.{kind.__qualname__}"
+
+
+def _no_augmentation(transforms: Sequence[Any]) -> Iterator[str]:
+    """Yield what cannot change one image at a time."""
+    from monai.transforms.regularization.array import Mixer
+    from monai.transforms.traits import MultiSampleTrait
+
+    for transform in transforms:
+        name = type(transform).__name__
+        if any(isinstance(part, Mixer) for part in (transform, *vars(transform).values())):
+            yield f"{name} mixes the images of a batch, and labels would have to be mixed too: take RandCoarseDropoutd"
+        elif isinstance(transform, MultiSampleTrait):
+            yield f"{name} makes several images of one, and each has one label"
+        elif not callable(transform):
+            yield f"{name} is no transform"
+        yield from _no_augmentation([*getattr(transform, "transforms", ())])
 
 
 def _is_mirror(name: str) -> bool:

@@ -93,7 +93,7 @@ def _write_models(part: Path, trained: Trained, contents: bundles.Contents) -> N
         "medvit.calibration": contents.calibration,
         "medvit.use": "Research only. NOT FOR DIAGNOSTIC USE.",
     }
-    write_onnx(network, tuple(trained.preprocess.shape), models / "model.onnx", properties)
+    write_onnx(network, tuple(trained.preprocess.shape), models / "model.onnx", properties, trained.onnx)
 
 
 def _monai_metadata(trained: Trained, contents: bundles.Contents) -> dict[str, Any]:
@@ -133,7 +133,9 @@ def _monai_metadata(trained: Trained, contents: bundles.Contents) -> dict[str, A
         "pytorch_version": metadata.version("torch").split("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": {
-            name: metadata.version(name) for name in ("onnxruntime", "pydicom", "imagecodecs", "opencv-python-headless")
+            name: metadata.version(name)
+            for name in ("onnxruntime", "pydicom", "imagecodecs", "opencv-python-headless")
+            + (("monai", "torch") if trained.preprocess.steps else ())
         },
         "task": f"{contents.labels['activation']['name']} classification: {', '.join(labels)}",
         "description": f"{contents.name}: a Vision Transformer fine-tuned with medvit. Not for diagnostic use.",

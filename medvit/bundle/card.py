@@ -27,8 +27,23 @@ def card(name: str, labels: Mapping[str, Any], provenance: Mapping[str, Any], me
     if code.get("dirty"):
         lines += ["- **the code had changes that no commit holds**"]
     lines += [f"- sha256 of {key}: {value}" for key, value in sorted(provenance.get("hashes", {}).items())]
+    if told := provenance.get("determinism"):
+        lines += [f"- trained again with the same settings: {told}"]
+    lines += _starting_weights(provenance.get("weights") or {})
     lines += ["", "## What the authors must add", ""]
     lines += [
         "Intended users and setting, population, known failures, licence of the data and of the starting weights."
     ]
     return "\n".join(lines) + "\n"
+
+
+def _starting_weights(weights: Mapping[str, str]) -> list[str]:
+    """Return what is known of the checkpoint a training began with, and what its licence forbids."""
+    told = {
+        "starting weights": weights.get("weights"),
+        "their licence": weights.get("licence"),
+        "**their licence forbids**": weights.get("forbids"),
+        "they were pretrained on": weights.get("pretrained_on"),
+        "their source": weights.get("citation"),
+    }
+    return [f"- {key}: {value}" for key, value in told.items() if value]

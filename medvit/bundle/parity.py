@@ -33,13 +33,15 @@ Probabilities = Callable[[NDArray[Any]], NDArray[np.float64]]
 class Trained:
     """What was trained: the network, the preprocessing object, and the task's `probabilities_numpy`.
 
-    `golden` are generated cases for the bundle, each the bytes of one film or of the files of one series.
+    `golden` are generated cases for the bundle, each the bytes of one film or of the files of one series; `onnx` is the
+    file that keeps the network as ONNX between train, register and export (see `medvit.bundle.onnx.write_onnx`).
     """
 
     network: nn.Module
     preprocess: Any
     probabilities: Probabilities
     golden: Sequence[Sequence[bytes]] = ()
+    onnx: Path | None = None
 
 
 @dataclass(frozen=True)

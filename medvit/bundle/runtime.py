@@ -6,7 +6,7 @@ One image is one call of the network, so that a film gives the same numbers what
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -75,6 +75,7 @@ class Runtime:
     def __init__(self, folder: Path, workers: int | None = None) -> None:
         self.bundle: Bundle = read(folder)
         self.preprocess = preprocess.from_json(self.bundle.preprocess)
+        _need_monai(self.preprocess.steps)
         self.names: tuple[str, ...] = tuple(self.bundle.labels["names"])
         self.decider = Decider(
             self.names, self.bundle.labels["activation"], self.bundle.calibration, self.bundle.thresholds
@@ -141,6 +142,10 @@ class Runtime:
 
     def _logits(self, images: NDArray[np.float32], position_mm: NDArray[np.float32]) -> NDArray[np.float64]:
         """Run images [I C *S] as one unit and return its logits, fp64 [1 K]."""
+        return np.asarray(self.session.run(None, self.feed(images, position_mm))[0], np.float64)
+
+    def feed(self, images: NDArray[np.float32], position_mm: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return what the network takes of images [I C *S], normalised, that are one unit, at positions [I] in mm."""
         feed: dict[str, NDArray[Any]] = {"image": images}
         if "mask" in self.inputs:
             count = len(images)
@@ -149,7 +154,7 @@ class Runtime:
             feed = {name: value for name, value in feed.items() if name in self.inputs}  # a pool may not use all
         elif len(images) != 1:
             raise BundleError(f"The preprocessing gives {len(images)} images, the network takes one. Export again.")
-        return np.asarray(self.session.run(None, feed)[0], np.float64)
+        return feed
 
 
 def read_and_prepare(
@@ -160,6 +165,23 @@ def read_and_prepare(
     if envelope is not None:
         acceptance.check(image.facts, envelope)
     return image.facts, definition.prepare(image)  # type: ignore[arg-type]
+
+
+def _need_monai(steps: Mapping[str, Any]) -> None:
+    """Refuse a bundle with steps of MONAI where it is not installed; all other bundles run without it and torch."""
+    if not steps:
+        return
+    from medvit.preprocess.steps import build_all, names
+
+    try:
+        import monai  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError:
+        raise BundleError(
+            f"The bundle prepares images by {names(steps)} of MONAI, which is not installed here. Install it: "
+            "pip install 'medvit[monai]'."
+        ) from None
+    build_all(steps)
 
 
 def _session(file: Path) -> Any:

@@ -1,4 +1,6 @@
-"""Run a bundle in a process that cannot import torch, MONAI or MLflow; started by the parity gate.
+"""Run a bundle in a process that cannot import MLflow, nor torch and MONAI unless it has steps of MONAI.
+
+Started by the parity gate.
 
 `python -m medvit.bundle.subprocess_check BUNDLE SOURCES.json RESULTS.json`: a JSON list of sources (a path, a list of
 paths, or `{files, volume_key}`), results as a JSON list of `{status, reason, logit, uncalibrated, probability,
@@ -14,13 +16,15 @@ from typing import Any
 
 from medvit.errors import MedvitError
 
-BLOCKED = ("torch", "monai", "mlflow", "pytorch_lightning", "lightning", "torchmetrics", "pandas")
+OF_STEPS = ("torch", "monai")
+BLOCKED = (*OF_STEPS, "mlflow", "pytorch_lightning", "lightning", "torchmetrics", "pandas")
 _SHOWN = ("status", "reason", "logit", "uncalibrated", "probability", "decision")
 
 
 def main(bundle: str, sources: str, results: str) -> int:
     """Predict the sources and write the results; return the exit code."""
-    for name in BLOCKED:
+    part = json.loads((Path(bundle) / "medvit" / "preprocess.json").read_text(encoding="utf-8"))
+    for name in BLOCKED if not part.get("steps") else (each for each in BLOCKED if each not in OF_STEPS):
         sys.modules[name] = None  # type: ignore[assignment]  # an import of it raises ImportError
     from medvit.bundle.runtime import Runtime, Source
     from medvit.preprocess import VolumeFiles

@@ -132,6 +132,10 @@ def _decode_chunk(chunk: list[_Job], root: Path, preprocess: Preprocess) -> list
     import cv2
 
     cv2.setNumThreads(1)  # the processes are the parallelism
+    if preprocess.steps:
+        import torch
+
+        torch.set_num_threads(1)
     return [_decode(job, root, preprocess) for job in chunk]
 
 

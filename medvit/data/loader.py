@@ -21,7 +21,10 @@ Part = tuple[NDArray[np.int64], NDArray[np.int64]]  # positions in the epoch, un
 
 @dataclass(frozen=True)
 class Plan:
-    """What an epoch is made of: `sampler` None means every unit once in order (validation)."""
+    """What an epoch is made of: `sampler` None means every unit once in order (validation).
+
+    With `same_batches` every epoch is the first one again.
+    """
 
     batch_size: int
     seed: int = 0
@@ -29,6 +32,7 @@ class Plan:
     augment: Augmentation | None = None
     rank: int = 0
     ranks: int = 1
+    same_batches: bool = False
 
 
 class BatchLoader:
@@ -87,7 +91,8 @@ class BatchLoader:
         self.done, self._resume_at = self._resume_at, 0
         if self.on_epoch is not None:
             self.on_epoch(self.epoch)
-        for batch in self.make_batches(self.batch_indices(self.epoch)[self.done :], self.epoch):
+        drawn = 0 if self.plan.same_batches else self.epoch
+        for batch in self.make_batches(self.batch_indices(drawn)[self.done :], drawn):
             self.done += 1
             yield batch
         self.epoch, self.done = self.epoch + 1, 0

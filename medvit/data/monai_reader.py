@@ -15,7 +15,11 @@ from medvit.dicom.header import read_header
 from medvit.dicom.policy import FilmPolicy
 from medvit.dicom.read import read_film
 from medvit.errors import ConfigError, DicomRefusal
-from medvit.series.read import SeriesPolicy, holds_slices, read_volume
+from medvit.preprocess.definition import as_bytes
+from medvit.preprocess.film import film_affine
+from medvit.preprocess.nifti import is_nifti, read_nifti
+from medvit.preprocess.picture import is_picture, read_picture
+from medvit.series.read import SeriesPolicy, holds_slices, one_volume, read_volume
 from medvit.types import Film, Volume
 
 PathLike = str | Path
@@ -29,7 +33,7 @@ class Request(NamedTuple):
 
 
 class MedvitReader(ImageReader):
-    """Reads a DICOM file, a list of the files of one series, or a folder, into one film or one volume.
+    """Reads a DICOM file, a picture, a NIfTI, the files of one series, or a folder, into one film or one volume.
 
     Arrays are float32 without a channel axis: a film (row, column) as displayed, 0 to 1; a volume (slice, row, column)
     after rescale. A volume's affine takes these indices to mm, in RAS like that of MONAI's own readers, or in LPS. A
@@ -46,16 +50,19 @@ class MedvitReader(ImageReader):
         film: FilmPolicy | dict[str, Any] | None = None,
         series: SeriesPolicy | dict[str, Any] | None = None,
         affine_lps_to_ras: bool = True,
+        picture_bits: int | str = "declared",
     ) -> None:
         """Set what to read.
 
         `kind`: "film", "volume", or "auto": one file without slices of its own is a film. `volume`: the key of the
         volume to take where a series holds several ("echo=2"). `film`, `series`: policies, or their fields.
+        `picture_bits`: white of 16-bit pictures (`medvit.preprocess.picture.read_picture`).
         """
         if kind not in ("auto", "film", "volume"):
             raise ConfigError(f"kind={kind!r} is not known: expected auto, film or volume")
         self.kind, self.volume, self.affine_lps_to_ras = kind, volume, affine_lps_to_ras
-        self.film = FilmPolicy(**film) if isinstance(film, dict) else film or FilmPolicy()
+        self.film = FilmPolicy.of(film) if isinstance(film, dict) else film or FilmPolicy()
+        self.picture_bits = picture_bits
         self.series = SeriesPolicy(**series) if isinstance(series, dict) else series or SeriesPolicy()
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
@@ -70,11 +77,18 @@ class MedvitReader(ImageReader):
         """Return the array and MONAI's metadata; raises `DicomRefusal` for what medvit does not read."""
         files = [file for path in img.files for file in _expanded(path)]
         if self._is_film(files):
-            film = read_film(files[0], self.film)
-            return film.display(), self._meta(film, film.samples.shape, _film_affine(film))
-        chosen = read_volume(files, self.volume, self.series)
+            film = self._film(files[0])
+            return film.display(), self._meta(film, film.samples.shape, film_affine(film))
+        if len(files) == 1 and is_nifti(as_bytes(files[0], 4096)):
+            chosen = one_volume(read_nifti(files[0]), self.volume)
+        else:
+            chosen = read_volume(files, self.volume, self.series)
         meta = self._meta(chosen, chosen.values.shape, self._turned(chosen.affine))
         return chosen.values, {**meta, "volume_key": chosen.key}
+
+    def _film(self, file: Path) -> Film:
+        picture = is_picture(as_bytes(file, 4096))
+        return read_picture(file, self.picture_bits) if picture else read_film(file, self.film)
 
     def _is_film(self, files: list[Path]) -> bool:
         if self.kind != "auto":
@@ -83,6 +97,9 @@ class MedvitReader(ImageReader):
                     "E-FRAMES", f"{len(files)} files where a film is one", allowed="1", fix="kind=volume"
                 )
             return self.kind == "film"
+        head = as_bytes(files[0], 4096) if len(files) == 1 else b""
+        if is_picture(head) or is_nifti(head):
+            return is_picture(head)
         return len(files) == 1 and not holds_slices(read_header(files[0], force=self.film.force))
 
     def _turned(self, affine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -117,10 +134,3 @@ def _has_mark(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
-
-
-def _film_affine(film: Film) -> NDArray[np.float64]:
-    """Return the diagonal affine; a film resampled to square pixels has other spacings than its header."""
-    row, column = film.facts.spacing_mm or (1.0, 1.0)
-    rows, columns = film.samples.shape
-    return np.diag([row * film.facts.rows / rows, column * film.facts.columns / columns, 1.0, 1.0])

@@ -16,9 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from medvit.dataset import label_join as label_tables
 from medvit.dataset import pseudonym, rows
-from medvit.dataset.label_table import FILES, LabelSpec
+from medvit.dataset.label import join as label_tables
+from medvit.dataset.label.table import FILES, LabelSpec
 from medvit.dataset.manifest import EXCLUSIONS, FACTS, IDENTITY, KEPT, LABEL, replace_file
 from medvit.dataset.pseudonym import Pseudonymiser
 from medvit.dataset.scan import scan
@@ -42,6 +42,17 @@ class Options:
     accept: Accept = field(default_factory=Accept)
     series: SeriesPolicy = field(default_factory=SeriesPolicy)
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a word that is none of those of conf/index.yaml."""
+        words = (("kind", rows.KINDS), ("patient_fallback", rows.FALLBACKS))
+        wrong = [
+            f"data.{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, known))}"
+            for name, known in words
+            if getattr(self, name) not in known
+        ]
+        if wrong:
+            raise ConfigError("; ".join(wrong))
 
     @classmethod
     def of(cls, values: dict[str, Any], workers: int) -> Options:

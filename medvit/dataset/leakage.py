@@ -197,6 +197,23 @@ def _near(
     return pd.DataFrame(pairs)
 
 
+def seen_in_pretraining(data_name: str, pretrained_on: str) -> str:
+    """Return in words that the weights' makers name this data set among what they pretrained on, "" where they do not.
+
+    Names are compared without case, spaces and signs, and may be longer on one side: mimic_cxr_jpg is of MIMIC-CXR.
+    The test images of such a set are not unseen, although no audit of pixels can find it.
+    """
+    plain = ["".join(filter(str.isalnum, name.casefold())) for name in (data_name, *pretrained_on.split("; "))]
+    named = [
+        name
+        for name, word in zip(pretrained_on.split("; "), plain[1:], strict=True)
+        if min(len(word), len(plain[0])) > 3 and (word in plain[0] or plain[0] in word)
+    ]
+    if not named:
+        return ""
+    return f"the starting weights were pretrained on {', '.join(named)}: images of the test side may not be new to them"
+
+
 def leaks_allowed(provenance: Mapping[str, Any]) -> str:
     """Return the sentence on allowed leaks from the hashes of a run, "" where none were allowed."""
     told = str(provenance.get("leakage", ""))

@@ -97,7 +97,7 @@ def find_near_duplicates(
         return unit
 
     base = white(vectors)
-    score, other = _nearest(base, pd.factorize(patient)[0])
+    score, other = nearest_of_others(base, pd.factorize(patient)[0])
     middle, upper = np.arctanh(np.clip(np.quantile(score, [0.5, 0.75]), -0.999, 0.999))
     limit = float(np.tanh(middle + _SPREADS * (upper - middle) / 0.6745))
     rows = altered_rows(len(vectors))
@@ -113,7 +113,7 @@ def find_near_duplicates(
     return NearDuplicates(pairs.sort_values(["row", "other"], ignore_index=True), told)
 
 
-def _nearest(base: Floats, owner: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
+def nearest_of_others(base: Floats, owner: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
     """Return the cosine and the row of each image's nearest image of another owner (-1 where there is none)."""
     score, other = np.full(len(base), -1.0), np.zeros(len(base), np.int64)
     for start in range(0, len(base), _BLOCK):

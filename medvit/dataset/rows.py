@@ -26,6 +26,7 @@ from medvit.series.read import Plan, plan_series
 from medvit.types import Facts
 
 log = logging.getLogger(__name__)
+KINDS = ("auto", "film", "volume")
 FALLBACKS = ("", "study", "file")
 REFUSAL = ("code", "tag", "found", "allowed", "fix")
 VOLUME = KEPT + "volume"
@@ -71,7 +72,7 @@ def rows_of_scan(
     Raises:
         ConfigError: an unknown `kind` or `patient_fallback`.
     """
-    if kind not in {"auto", "film", "volume"} or patient_fallback not in FALLBACKS:
+    if kind not in KINDS or patient_fallback not in FALLBACKS:
         raise ConfigError(
             f"data.kind={kind!r} (auto, film, volume), data.patient_fallback={patient_fallback!r} (empty, study, file)"
         )

@@ -19,10 +19,12 @@ from medvit.dataset.stratify import assign, binned, categories
 from medvit.errors import SplitError
 
 SIDES = ("train", "val", "test")
+ALL_FOLDS = "all"  # in place of a fold, for what the models of all folds are together; nothing is trained on it
 SYNONYMS = {"training": "train", "testing": "test"} | dict.fromkeys(
     ("validation", "validate", "valid", "dev", "tune"), "val"
 )
 _INNER_PARTS = 8
+_FOLDED = ("kfold", "nested", "leave_one_out")
 
 
 @dataclass(frozen=True)
@@ -61,21 +63,29 @@ class Splits:
         text = self.table.sort_values("patient").to_csv(index=False) + self.manifest_digest
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def sides(self, fold: int | None = None) -> pd.Series:
+    @property
+    def folds(self) -> int:
+        """How many folds there are; 0 for a split without."""
+        return int(self.table["fold"].max()) + 1 if self.spec["strategy"] in _FOLDED else 0
+
+    def sides(self, fold: int | str | None = None) -> pd.Series:
         """Return "train", "val" or "test" for each patient (the index), of fold `fold` where there are folds.
+
+        Of ALL_FOLDS: "train" for everyone but the side that all folds set aside.
 
         Raises:
             SplitError: a fold that is not there, or none named where there are folds.
         """
         table = self.table.set_index("patient")
-        folded = self.spec["strategy"] in {"kfold", "nested", "leave_one_out"}
-        if not folded:
+        if not self.folds:
             if fold is not None:
                 raise SplitError(f"this split has no folds; asked for fold {fold}; leave out data.fold, or make folds "
                                  "with split.strategy=kfold")  # fmt: skip
             return table["split"]
-        count = int(table["fold"].max()) + 1
-        if fold is None or not 0 <= fold < count:
+        if fold == ALL_FOLDS:
+            return table["split"]
+        count = self.folds
+        if not isinstance(fold, int) or not 0 <= fold < count:
             raise SplitError(f"this split has folds 0 to {count - 1}; asked for fold {fold}; give data.fold=N")
         mine = table["fold"] == fold
         if self.spec["strategy"] == "kfold":
@@ -83,11 +93,15 @@ class Splits:
         inner = (table["inner"] == 0).map({True: "val", False: "train"})
         return inner.mask(mine, "test")
 
-    def rows(self, manifest: Manifest, split: str, fold: int | None = None) -> pd.DataFrame:
-        """Return the manifest rows of one side, by `uid`; raises SplitError as `sides`, or for another word."""
+    def rows(self, manifest: Manifest, split: str, fold: int | str | None = None) -> pd.DataFrame:
+        """Return the manifest rows of one side, by `uid`; raises SplitError as `sides`, or for another word.
+
+        Of ALL_FOLDS "val" is what "train" is: everyone was validated by the model of a fold, and taught the others.
+        """
         if split not in SIDES:
             raise SplitError(f"asked for split '{split}'; there are {', '.join(SIDES)}")
         side = manifest.table["patient"].map(self.sides(fold))
+        split = "train" if (fold, split) == (ALL_FOLDS, "val") else split
         return manifest.table[side == split].sort_values("uid").reset_index(drop=True)
 
     def write(self, folder: Path) -> Path:
@@ -134,24 +148,34 @@ def read(folder: Path, manifest: Manifest) -> Splits:
     return splits
 
 
+def problems_of(spec: SplitSpec) -> list[str]:
+    """Return what is wrong with a spec whatever the patients are."""
+    fractions = spec.fractions or {}
+    wrong = [] if spec.strategy in _BUILDERS else [
+        f"split.strategy={spec.strategy} does not exist; there are {', '.join(_BUILDERS)}"]  # fmt: skip
+    if fractions and (set(fractions) - set(SIDES) or not np.isclose(sum(fractions.values()), 1.0)):
+        wrong.append(f"split.fractions={fractions}: expected shares of {', '.join(SIDES)} that sum to 1")
+    if spec.folds < 2:
+        wrong.append(f"split.folds={spec.folds}: expected 2 and more")
+    if spec.strategy in {"leave_one_out", "after", "given"} and spec.column is None:
+        wrong.append(f"split.strategy={spec.strategy} needs split.column=NAME, a column of the manifest")
+    if spec.strategy == "after" and spec.cutoff is None:
+        wrong.append("split.strategy=after needs split.cutoff=NUMBER: patients seen after it are the test side")
+    if spec.on_shared not in {"refuse", "to_train"}:
+        wrong.append(f"split.on_shared={spec.on_shared}: expected refuse or to_train")
+    return wrong
+
+
 def make(manifest: Manifest, spec: SplitSpec) -> Splits:
     """Divide the patients of a manifest as `spec` says.
 
     Raises:
         SplitError: too few patients, an unknown strategy or column, or a given split with a patient on two sides.
     """
-    builders = {
-        "stratified": _stratified,
-        "kfold": _kfold,
-        "nested": _kfold,
-        "leave_one_out": _leave_one_out,
-        "after": _after,
-        "given": _given,
-    }
-    if spec.strategy not in builders:
-        raise SplitError(f"strategy '{spec.strategy}' does not exist; there are {', '.join(builders)}")
+    if wrong := problems_of(spec):
+        raise SplitError("; ".join(wrong))
     patients = categories(manifest.table, list(spec.balance))
-    table = builders[spec.strategy](manifest, spec, patients)
+    table = _BUILDERS[spec.strategy](manifest, spec, patients)
     table = table.rename_axis("patient").reset_index().sort_values("patient").reset_index(drop=True)
     recipe = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(spec).items()}
     return Splits(table[["patient", "split", "fold", "inner"]], manifest.digest, recipe)
@@ -175,9 +199,6 @@ def balance_table(manifest: Manifest, splits: Splits, columns: list[str], fold: 
 
 def _stratified(_manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.DataFrame:
     fractions = spec.fractions or {"train": 0.7, "val": 0.1, "test": 0.2}
-    unknown = set(fractions) - set(SIDES)
-    if unknown or not np.isclose(sum(fractions.values()), 1.0):
-        raise SplitError(f"fractions {fractions} must be of {', '.join(SIDES)} and sum to 1")
     sides = [side for side in SIDES if fractions.get(side, 0) > 0]
     if len(patients) < len(sides):
         raise SplitError(f"{len(patients)} patients cannot fill {len(sides)} sides; give more patients or fewer sides")
@@ -193,7 +214,7 @@ def _kfold(_manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.D
         else np.zeros(len(patients), bool)
     )
     rest = patients[~test]
-    if spec.folds < 2 or len(rest) < spec.folds:
+    if len(rest) < spec.folds:
         raise SplitError(f"{len(rest)} patients cannot make {spec.folds} folds; choose folds from 2 to {len(rest)}")
     fold = np.full(len(patients), -1)
     fold[~test] = assign(rest, np.full(spec.folds, 1 / spec.folds), spec.seed + 1)
@@ -210,8 +231,6 @@ def _leave_one_out(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) 
 
 
 def _after(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.DataFrame:
-    if spec.cutoff is None:
-        raise SplitError("strategy 'after' needs cutoff=...: patients seen after it are the test side")
     last = pd.to_numeric(_column(manifest, spec), errors="coerce").groupby(manifest.table["patient"]).max()
     if last.isna().any():
         raise SplitError(f"{int(last.isna().sum())} patients have no number in '{spec.column}'; fill it or drop them")
@@ -267,3 +286,13 @@ def _inner(patients: pd.DataFrame, spec: SplitSpec) -> np.ndarray:
 
 def _table(patients: pd.DataFrame, split: Any, fold: Any = -1, inner: Any = -1) -> pd.DataFrame:
     return pd.DataFrame({"split": split, "fold": fold, "inner": inner}, index=patients.index)
+
+
+_BUILDERS = {
+    "stratified": _stratified,
+    "kfold": _kfold,
+    "nested": _kfold,
+    "leave_one_out": _leave_one_out,
+    "after": _after,
+    "given": _given,
+}

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from medvit.dicom.decode import stored_colour
+from medvit.dicom.codec.decode import stored_colour
 from medvit.dicom.intensity import lookup_table_of
 from medvit.dicom.pixel_description import PixelDescription
 from medvit.dicom.policy import FilmPolicy

@@ -16,8 +16,8 @@ import pydicom
 from numpy.typing import NDArray
 
 from medvit.dicom import tags
-from medvit.dicom.bit_depth import Ends
-from medvit.dicom.decode import require_complete, stored_frames
+from medvit.dicom.codec.bit_depth import Ends
+from medvit.dicom.codec.decode import require_complete, stored_frames
 from medvit.dicom.facts import aspect_ratio, read_facts
 from medvit.dicom.grey_scale import luminance, to_grey_scale
 from medvit.dicom.header import read_dataset

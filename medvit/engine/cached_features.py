@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvit.data.cache import Cache
-from medvit.data.datamodule import DataModule
 from medvit.data.loader import BatchLoader, Plan
+from medvit.data.split_data import SplitData
 from medvit.data.units import Units
 from medvit.errors import ConfigError, DataError
+from medvit.model.design import TrainingOptions
 from medvit.model.feature_cache import FeatureCache, Features
 from medvit.model.network import Network
 from medvit.optim.probe import fit_path, nested
@@ -25,13 +27,14 @@ from medvit.optim.strategy import Probe, Strategy
 
 logger = logging.getLogger(__name__)
 _BATCH = 32
+_TRAINING = {field.name for field in fields(TrainingOptions)}
 _CLASSIFIES = {"binary", "multilabel", "multiclass"}
 _BESIDE = 2000  # units times outputs: up to here cross-validation inside cross-validation takes well below a minute
 
 
-def refuse_augmentation(strategy: Strategy, data: DataModule) -> None:
+def refuse_augmentation(strategy: Strategy, augment: Any) -> None:
     """Raise ConfigError where images are to be augmented whose features are to be computed once."""
-    if isinstance(strategy, Probe) and strategy.cache_gib > 0 and data.augment is not None:
+    if isinstance(strategy, Probe) and strategy.cache_gib > 0 and augment is not None:
         raise ConfigError(
             "the probe's features are computed once, without augmentation: set augment=none, or "
             "optim=probe optim.strategy.cache_gib=0 to run the backbone on augmented images in every epoch"
@@ -39,7 +42,7 @@ def refuse_augmentation(strategy: Strategy, data: DataModule) -> None:
 
 
 def cached_features(
-    strategy: Strategy, network: Network, data: DataModule, architecture: dict[str, Any], device: str
+    strategy: Strategy, network: Network, data: SplitData, architecture: dict[str, Any], device: str
 ) -> CachedFeatures | None:
     """Return the features of the data where the strategy works on cached ones, and say so."""
     if not isinstance(strategy, Probe) or strategy.cache_gib <= 0:
@@ -72,7 +75,7 @@ class CachedFeatures:
     def __init__(
         self,
         network: Network,
-        data: DataModule,
+        data: SplitData,
         architecture: dict[str, Any],
         limit_gib: float,
         device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
@@ -85,7 +88,8 @@ class CachedFeatures:
         order = np.argsort(names)
         self.place = np.argsort(order)
         content = [cache.home.name, sorted((record.uid, record.key) for record in cache.records)]
-        made_of = [data.preprocess.digest, architecture, content]
+        design = {key: value for key, value in architecture.items() if key not in _TRAINING}  # of no weight in a pass
+        made_of = [data.preprocess.digest, design, content]
         made_by = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
         store = FeatureCache(data.folder / "features", limit_gib)
         backbone: Any = network.backbone.to(device)  # type: ignore[attr-defined]
@@ -100,7 +104,9 @@ class CachedFeatures:
     def loader(self, side: str, rank: int = 0, ranks: int = 1) -> BatchLoader:
         """Return the loader of "train" or "val": the batches that the images would come in."""
         loading, draw = self.data.loading, self.data.draw if side == "train" else None
-        return BatchLoader(self.units(side), Plan(loading.batch_size, loading.seed, draw, None, rank, ranks))
+        return BatchLoader(
+            self.units(side), Plan(loading.batch_size, loading.seed, draw, None, rank, ranks, loading.same_batches)
+        )
 
     @torch.inference_mode()
     def solve(self, network: Network, task: Any) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from medvit.data.cache import Cache
 from medvit.data.units import Units
@@ -17,17 +17,23 @@ from medvit.dataset import near_duplicates
 from medvit.dataset.manifest import Manifest
 from medvit.dataset.near_duplicates import NearDuplicates
 from medvit.model.network import Network
+from medvit.pretraining.unlabelled import Unlabelled
 
 _BATCH = 32
 _SIZE = (224, 224)  # pixels, for a checkpoint; a run says its own
 
 
-class _Unlabelled:
-    """A task without labels."""
+class PooledVector(nn.Module):
+    """A network that answers with its pooled vector [B W], as the head reads it."""
 
-    def encode(self, frame: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return one empty column."""
-        return np.zeros((len(frame), 1), np.float32), np.zeros((len(frame), 1), np.float32)
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, bag: Any = None) -> Tensor:
+        """Return one vector per unit."""
+        vector: Tensor = self.network.embed(image, bag)
+        return vector
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def near_duplicates_by_embedding(
     mine = manifest.table["kind"].eq(embedder.preprocess.kind).to_numpy()
     rows = manifest.table[mine].assign(_row=np.flatnonzero(mine))
     cache = Cache.build(rows, manifest.root, embedder.preprocess, folder / "cache", workers, on_bad="exclude")
-    units = Units(cache, np.arange(len(cache)), _Unlabelled())
+    units = Units(cache, np.arange(len(cache)), Unlabelled())
     picked = near_duplicates.altered_rows(len(units))
     planted = {way: _vectors(embedder, units, picked, way) for way in near_duplicates.WAYS}
     vectors, patient = _vectors(embedder, units, np.arange(len(units))), units.frame["patient"].to_numpy()
@@ -93,4 +99,4 @@ def _vectors(embedder: Embedder, units: Units, chosen: NDArray[np.int64], way: s
         image = torch.from_numpy(near_duplicates.altered_copies(batch.image.numpy(), way)) if way else batch.image
         vector = embedder.network.embed(image.float() * preprocess.scale + preprocess.shift, batch.bag)
         parts.append(vector.double().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, embedder.network.backbone.width))
+    return np.concatenate(parts) if parts else np.zeros((0, embedder.network.head.in_features))

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from medvit.config import build
 from medvit.data import contact_sheet
 from medvit.data.datamodule import DataModule
+from medvit.data.loading import loading_of
 from medvit.data.sampler import Sampler
-from medvit.dataset.leakage import audit_before_training
-from medvit.engine import cached_features, checkpoint
-from medvit.engine.build import ARCHITECTURE, Parts, describe, prepare
+from medvit.dataset import seen_patients
+from medvit.dataset.leakage import audit_before_training, seen_in_pretraining
+from medvit.engine import cached_features, checkpoint, determinism, pipeline
+from medvit.engine.build import ARCHITECTURE, Parts, describe, prepare, seen_before
 from medvit.engine.cached_features import CachedFeatures
-from medvit.engine.callbacks import AverageWeights, EpochsFromOne, KeepBest, ReportEpoch
-from medvit.engine.module import FineTuner, Plan
-from medvit.engine.overlay import Attach, SaveOverlays
-from medvit.engine.precision import on_gpu
+from medvit.engine.callbacks.overlay import Attach, SaveOverlays
+from medvit.engine.callbacks.training import KeepBest, Report, ReportEpoch
+from medvit.engine.module import FineTuner
 from medvit.engine.predict import predict, table
-from medvit.engine.stop import lightning_stops
+from medvit.engine.settings.precision import on_gpu
+from medvit.engine.trainer import make_trainer, training_loop
 from medvit.errors import RunError
 from medvit.model.network import Network
+from medvit.optim.plan import Plan
 from medvit.optim.strategy import LogisticProbe
 
 logger = logging.getLogger(__name__)
-Report = Callable[[dict[str, float], int], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def fit(
         settings: the resolved config of conf/train.yaml.
         folder: the run's own folder.
         report: called once per epoch with its numbers; with those of a logistic regression beside a probe at the end.
-        resume: `last.ckpt` of an earlier part of this run.
+        resume: the checkpoint of an earlier part of this run to go on from.
         attach: takes the pictures made on the way (file, name), such as the overlays of `trainer.overlay_every`.
         parts: what `prepare` gave for these settings just now; made here where it is not given.
 
@@ -82,32 +79,32 @@ def fit(
     task, network, preprocess, strategy = parts.task, parts.network, parts.preprocess, parts.strategy
     weights = dict(getattr(network.backbone, "provenance", {}))
     data = data_module(settings, preprocess, task)
-    cached_features.refuse_augmentation(strategy, data)
-    _ready(settings, data, task)
-    studies = data.units("train").frame["study"].nunique()
-    strategy = strategy.choose(studies, volumes=preprocess.kind == "volume", augmented=data.augment is not None)
-    strategy.refuse_epochs(settings["trainer"]["epochs"])
+    pipeline.tell(preprocess, data.augment, data.folder, settings["data"]["fold"])
+    _ready(settings, data, task, weights)
     settings["optim"]["strategy"] = strategy.to_json()
     strategy.prepare(network)
-    plan = Plan(**settings["optim"]["plan"])
+    plan = Plan.of(settings)
+    logger.info("determinism: %s", determinism.described(settings["trainer"]))
     logger.info("%s", strategy.describe(network, plan.lr, plan.weight_decay))
     module = FineTuner(network, task, strategy, plan, preprocess.scale, preprocess.shift, settings["seed"])
+    module.curves = parts.curves
+    module.guard.skips = settings["trainer"].get("skip_non_finite", 0)
     if resume:
-        _refuse_other_sources(folder, data.hashes, weights)
-    _leave(folder, settings, module, preprocess, data, weights)
+        refuse_other_sources(folder, data.hashes, weights)
+    steps = pipeline.described(preprocess, data.augment)
+    more = {checkpoint.TASK: task.to_json(), checkpoint.WEIGHTS: weights, checkpoint.PIPELINE: steps}
+    leave(folder, settings, network, preprocess, data, more)
     gpu = on_gpu(settings["trainer"]["accelerator"])
     memory = cached_features.cached_features(
         strategy, network, data, describe(settings, network), "cuda" if gpu else "cpu"
     )
     frozen = None if memory is None else "backbone."
-    keep = KeepBest(folder / (checkpoint.BEST if memory is None else checkpoint.BEST_HEAD), frozen)
+    best_file = folder / (checkpoint.BEST if memory is None else checkpoint.BEST_HEAD)
+    keep = KeepBest(best_file, frozen, settings["trainer"].get("patience"))
     drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], folder, attach)
-    trainer = _trainer(settings["trainer"], parts.precision, plan, folder, [keep, drawn], report)
-    with warnings.catch_warnings():
-        # the cache needs no workers; scores are of all devices' predictions already
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|sync_dist=True).*")
-        with lightning_stops():
-            _run(trainer, module, data, memory, resume)
+    trainer = make_trainer(settings, parts.precision, folder, [keep, drawn], report)
+    with training_loop(by_steps=not isinstance(strategy, LogisticProbe)):
+        _run(trainer, module, data, memory, resume)
     if keep.best is None:
         raise RunError(f"no epoch gave {task.monitor}: the validation side needs both outcomes; enlarge it")
     if memory is not None and trainer.is_global_zero:
@@ -119,12 +116,17 @@ def fit(
     return Fitted(best, data, task, preprocess, validation, keep.best, keep.epoch + 1, keep.scores, weights)
 
 
-def _ready(settings: dict[str, Any], data: DataModule, task: Any) -> None:
+def _ready(settings: dict[str, Any], data: DataModule, task: Any, weights: dict[str, str]) -> None:
     """Bring the data up to date, refuse leaks between the sides, and let the task learn its class counts."""
+    fold, allow = settings["data"]["fold"], settings["data"].get("allow_leaks", False)
+    before = seen_patients.audit(data.folder, fold, seen_before(settings), allow)
     data.setup("fit")
     if data.cache is not None:
-        allow = settings["data"].get("allow_leaks", False)
-        data.hashes["leakage"] = audit_before_training(data.folder, settings["data"]["fold"], data.cache, allow)
+        told = audit_before_training(data.folder, fold, data.cache, allow)
+        data.hashes["leakage"] = seen_patients.joined(told, before)
+        if seen := seen_in_pretraining(settings["data"]["name"], weights.get("pretrained_on", "")):
+            logger.warning("leakage audit: %s", seen)
+            data.hashes["leakage"] += f"; {seen}"
     rows = data.units("train").frame
     task.fit(rows)
     task.log_count(rows, "train")
@@ -164,29 +166,21 @@ def _predict_again(
     return best, validation
 
 
-def data_module(settings: dict[str, Any], preprocess: Any, task: Any, allow_test: bool = False) -> DataModule:
-    """Return the loaders of the data set folder, as training and evaluation both use them."""
-    node, trainer = settings["data"], settings["trainer"]
+def data_module(settings: dict[str, Any], preprocess: Any, task: Any, **more: Any) -> DataModule:
+    """Return the loaders of the data set folder, as a training uses them; `more` are further fields of `Loading`."""
+    node = settings["data"]
     return DataModule(
         Path(node["folder"]),
         preprocess,
         task,
         augment=build(settings["augment"]) if settings["augment"] else None,
-        sampler=Sampler(node["sampler"], trainer.get("drop_last", False)),
-        bag=node["unit"],
-        workers=trainer["workers"],
-        prefetch=trainer.get("prefetch", "auto"),
-        pin=trainer.get("pin", "auto"),
-        on_bad=node["on_bad"],
-        audit_share=node["audit_share"],
-        batch_size=trainer["batch_size"],
-        seed=settings["seed"],
-        fold=node["fold"],
-        allow_test=allow_test,
+        sampler=Sampler(node["sampler"], settings["trainer"].get("drop_last", False)),
+        **loading_of(settings),
+        **more,
     )
 
 
-def _refuse_other_sources(folder: Path, now: dict[str, str], weights: dict[str, str]) -> None:
+def refuse_other_sources(folder: Path, now: dict[str, str], weights: dict[str, str]) -> None:
     """Refuse to go on with other images, split, preprocessing or first weights than the run began with."""
     before, begun = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in (checkpoint.HASHES, checkpoint.WEIGHTS)
@@ -197,56 +191,22 @@ def _refuse_other_sources(folder: Path, now: dict[str, str], weights: dict[str, 
         raise RunError(f"{', '.join(changed)} changed since this run began: restore what it was, or start a new run")
 
 
-def _leave(
-    folder: Path,
-    settings: dict[str, Any],
-    module: FineTuner,
-    preprocess: Any,
-    data: DataModule,
-    weights: dict[str, str],
+def leave(
+    folder: Path, settings: dict[str, Any], network: Any, preprocess: Any, data: DataModule, more: dict[str, Any]
 ) -> None:
-    """Write what rebuilds the network and says where it comes from, and a sheet of augmented films."""
+    """Write what rebuilds the network and says where it comes from and whom it has seen, and a sheet of changed images.
+
+    `more`: further files as JSON, by name.
+    """
     parts = {
         checkpoint.SETTINGS: settings,
         checkpoint.PREPROCESS: preprocess.to_json(),
-        checkpoint.TASK: module.task.to_json(),
-        ARCHITECTURE: describe(settings, module.network),
+        ARCHITECTURE: describe(settings, network),
         checkpoint.HASHES: data.hashes,
-        checkpoint.WEIGHTS: weights,
+        **more,
     }
     for name, content in parts.items():
         checkpoint.write_json(folder / name, content)
+    seen_patients.write(folder, data.units("train").frame["patient"], seen_before(settings))
     if data.augment is not None:
         contact_sheet.write(data.units("train"), data.augment, folder / "augmentation.png")
-
-
-def _trainer(
-    settings: dict[str, Any], precision: Any, plan: Plan, folder: Path, first: list[pl.Callback], report: Report
-) -> pl.Trainer:
-    averaged = [AverageWeights(plan.ema)] if plan.ema else []
-    resumable = ModelCheckpoint(folder / "checkpoints", filename="last", save_last=False, enable_version_counter=False)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)  # tips and device lists
-    bar = [EpochsFromOne(leave=False)] if settings["progress_bar"] else []
-    make = partial(
-        pl.Trainer,
-        max_epochs=settings["epochs"],
-        accelerator=settings["accelerator"],
-        devices=settings["devices"],
-        precision=precision,
-        accumulate_grad_batches=settings["accumulate"],
-        gradient_clip_val=plan.clip or None,
-        callbacks=[*first, *averaged, ReportEpoch(report), resumable, *bar],
-        default_root_dir=folder,
-        logger=False,
-        num_sanity_val_steps=0,
-        enable_progress_bar=bool(bar),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        deterministic=settings["deterministic"],
-        # also inside a scheduler's job medvit starts the processes itself
-        plugins=[checkpoint.WholeCheckpoints(), LightningEnvironment()],
-    )
-    trainer = make()
-    if trainer.world_size > 1:  # a phase may leave weights without a gradient
-        trainer = make(strategy="ddp_find_unused_parameters_true")
-    return trainer

@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
+from medvit.engine.epoch_metrics import EpochMetrics
+from medvit.engine.finite import FiniteGuard
+from medvit.engine.predict import Predictions, gather
 from medvit.errors import RunError
 from medvit.model.linear import frozen_weights
-from medvit.model.network import Encode, Network
-from medvit.optim.schedule import warmup_cosine
+from medvit.model.network import Encode
+from medvit.optim.plan import Plan
+from medvit.optim.training_length import TrainingLength
 from medvit.types import Bag, Batch
-
-_LOOK_AT_LOSS_EVERY = 20
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the weights move: AdamW with warm-up and cosine decay, in epochs; `ema` is the decay of averaged weights."""
-
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_epochs: float = 1.0
-    final_lr: float = 1e-6
-    betas: Sequence[float] = (0.9, 0.999)
-    clip: float = 1.0
-    ema: float = 0.999
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a pass over a loader gives: one row per unit, ordered by `uid`, no unit twice."""
-
-    uid: tuple[str, ...]
-    logits: np.ndarray
-    target: np.ndarray
-    weight: np.ndarray
 
 
 class FineTuner(pl.LightningModule):
     """Fit `network` to `task`. Validation scores are computed once per epoch on all gathered predictions in fp64.
 
     Args:
-        network: image -> logits [B K].
+        network: image -> logits [B K], as `medvit.model.network.Network`.
         task: the loss, the targets and the scores.
         strategy: which parameters move, in which groups (`medvit.optim`).
-        plan: learning rate and its course.
+        plan: learning rate, optimiser and schedule.
         scale: float = integer * scale + shift turns cached integers into the network's input on the device.
         shift: see `scale`.
         seed: with the epoch it decides every draw on the device, so that a resumed run equals an unbroken one.
@@ -60,9 +41,10 @@ class FineTuner(pl.LightningModule):
     """
 
     encode: Encode | None = None
+    curves: EpochMetrics | None = None  # beside the task's own scores
 
     def __init__(
-        self, network: Network, task: Any, strategy: Any, plan: Plan, scale: float, shift: float, seed: int
+        self, network: Any, task: Any, strategy: Any, plan: Plan, scale: float, shift: float, seed: int
     ) -> None:
         super().__init__()
         self.network, self.task, self.strategy, self.plan = network, task, strategy, plan
@@ -72,12 +54,17 @@ class FineTuner(pl.LightningModule):
         self._units: list[int] = []
         self._resting = ExitStack()
         self.validation: Predictions | None = None
+        self.guard = FiniteGuard()
 
     def forward(self, image: Tensor, bag: Bag | None = None) -> Tensor:
         """Return logits [B K] of an image batch as the loader gives it (integers or floats)."""
         pixels = image if image.is_floating_point() else image.float() * self.scale + self.shift
         logits: Tensor = self.network(pixels, bag, self.encode)
         return logits
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Return the network's outputs of a batch, fp32."""
+        return self(batch.image, batch.bag).float()  # type: ignore[no-any-return]
 
     def on_train_epoch_start(self) -> None:
         """Tie the draws of drop path and dropout to (seed, epoch, rank), and let the strategy change phase."""
@@ -86,19 +73,32 @@ class FineTuner(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss over the labels that are there."""
-        logits = self(batch.image, batch.bag).float()
+        logits = self.outputs(batch)
         loss: Tensor = self.task.loss(logits, batch.target, batch.weight, epoch=self.current_epoch)
         self._losses.append(loss.detach())
         self._units.append(len(batch.uid))
+        self.guard.batch(batch_idx, batch.uid, loss.detach())
         if (share := self._share(batch_idx)) != 1:
             loss = loss * share
-        if batch_idx % _LOOK_AT_LOSS_EVERY == 0 and not torch.isfinite(torch.stack(self._losses)).all():
-            raise RunError(
-                f"the loss is not finite in epoch {self.current_epoch + 1}, at or shortly before batch {batch_idx}; "
-                f"this batch held uids {', '.join(u[:8] for u in batch.uid[:4])}...; the best checkpoint is kept. "
-                "Lower optim.plan.lr, or train with trainer.precision=32-true"
-            )
         return loss
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip the gradient as Lightning does, and look at its norm and the losses it comes from.
+
+        Raises:
+            RunError: they are not finite, see `FiniteGuard`.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        else:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # it leaves out steps by itself
+        if left_out := self.guard.step(None if scaled else norm, optimizer, self.current_epoch):
+            del self._losses[-left_out:], self._units[-left_out:]
 
     def _share(self, batch_idx: int) -> float:
         """Return what makes the gradient of an epoch's last step the mean over the batches it holds.
@@ -121,13 +121,22 @@ class FineTuner(pl.LightningModule):
         rate = max(group["lr"] for group in self.optimizers().param_groups)  # type: ignore[union-attr]
         return {"train/loss": float(loss), "train/lr": float(rate)}
 
+    def epoch_so_far(self) -> dict[str, Any]:
+        """Return what `epoch_numbers` counts, for a resumed run."""
+        return {"losses": torch.stack(self._losses).cpu(), "units": list(self._units)}
+
+    def resume_epoch(self, losses: Tensor, units: Sequence[int]) -> None:
+        """Take up what an earlier part of the run counted of this epoch."""
+        self._losses, self._units = list(losses.to(self.device).unbind()), list(units)
+
     def on_validation_epoch_start(self) -> None:
         """The weights stay as they are until the epoch's end."""
+        self.guard.look()
         self._resting.enter_context(frozen_weights(self.network))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Keep the predictions of the batch."""
-        logits = self(batch.image, batch.bag).float()
+        logits = self.outputs(batch)
         self._gathered.append((batch.uid, logits.cpu(), batch.target.cpu(), batch.weight.cpu()))
 
     def on_validation_epoch_end(self) -> None:
@@ -145,6 +154,10 @@ class FineTuner(pl.LightningModule):
         loss = self.task.loss(logits.float(), target.float(), weight.float(), epoch=self.current_epoch)
         probabilities = self.task.probabilities_numpy(found.logits)
         scores = self.task.scores(probabilities, found.target, found.weight)
+        if self.curves is not None:
+            truth = self.task.truth(found.target, found.weight)
+            more = self.curves.values(probabilities, truth)
+            scores |= {f"metrics/{name}": value for name, value in more.items()}
         self.log("val/loss", float(loss), rank_zero_only=True)
         for name, value in scores.items():
             if np.isfinite(value):
@@ -152,43 +165,36 @@ class FineTuner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out a backbone that only lends its cached features: it is what it was."""
+        checkpoint["skipped"] = self.guard.skipped
         if self.encode is not None:
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("network.backbone.")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the backbone that was left out from the network as it is."""
+        self.guard.skipped = checkpoint.get("skipped", 0)
         if self.encode is not None:
             own = {k: v for k, v in self.state_dict().items() if k.startswith("network.backbone.")}
             checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW over the strategy's groups, with the schedule stepped per batch."""
+        """Return the plan's optimiser over the strategy's groups, and its schedule."""
         groups = self.strategy.groups(self.network, self.plan.lr, self.plan.weight_decay)
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.plan.lr, betas=(self.plan.betas[0], self.plan.betas[1]), fused=True
-        )
-        # Lightning refuses to clip where the step unscales gradients itself: it must unscale before it clips
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        steps = int(self.trainer.estimated_stepping_batches)
-        epochs = max(1, self.trainer.max_epochs or 1)
-        warmup = round(steps * min(1.0, self.plan.warmup_epochs / epochs))
-        schedule = warmup_cosine(optimizer, warmup, steps, self.plan.final_lr / self.plan.lr)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        optimizer = self.plan.make_optimizer(groups)
+        steps = int(self.trainer.estimated_stepping_batches)  # also sets the number of batches
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        per_epoch = math.ceil(batches) if math.isfinite(batches) else steps  # without an end of epochs it is not known
+        length = self._uneven() or TrainingLength(steps, per_epoch)
+        schedule = self.plan.make_scheduler(optimizer, length)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-
-def gather(parts: Sequence[tuple[Sequence[str], Tensor, Tensor, Tensor]]) -> Predictions:
-    """Join batches of all devices, drop the copies a distributed sampler pads with, and order by uid.
-
-    So a score depends neither on batch size nor on the number of devices.
-    """
-    everyone: list[Any] = [parts]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        everyone = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(everyone, parts)
-    flat = [part for one in everyone for part in one]
-    uids = [uid for part in flat for uid in part[0]]
-    first = {uid: place for place, uid in reversed(list(enumerate(uids)))}
-    order = [first[uid] for uid in sorted(first)]
-    stacked = [torch.cat([part[field] for part in flat]).double().numpy()[order] for field in (1, 2, 3)]
-    return Predictions(tuple(sorted(first)), *stacked)
+    def _uneven(self) -> TrainingLength | None:
+        """Return the length of a training whose accumulation changes from epoch to epoch."""
+        trainer = self.trainer
+        schedulers = [one for one in trainer.callbacks if isinstance(one, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+        if not schedulers or trainer.max_epochs is None or trainer.max_epochs < 0:
+            return None
+        held = [schedulers[0].get_accumulate_grad_batches(epoch) for epoch in range(trainer.max_epochs)]
+        each = tuple(math.ceil(trainer.num_training_batches / count) for count in held)
+        steps = sum(each) if trainer.max_steps < 0 else min(sum(each), trainer.max_steps)
+        return TrainingLength(steps, each[0], each)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from medvit.dataset.manifest import MASKS
-from medvit.engine.module import Predictions, gather
 from medvit.model.network import Encode
 from medvit.types import Batch, Facts
 
 _FACTS = [name for name in Facts.__dataclass_fields__ if name != "spacing_mm"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a pass over a loader gives: one row per unit, ordered by `uid`, no unit twice."""
+
+    uid: tuple[str, ...]
+    logits: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
 
 
 @torch.inference_mode()
@@ -57,3 +67,30 @@ def table(found: Predictions, task: Any, rows: pd.DataFrame, split: str) -> pd.D
         for place, name in enumerate(task.names)
     }
     return pd.concat([frame, pd.DataFrame(values)], axis=1)
+
+
+def gather(parts: Sequence[tuple[Sequence[str], Tensor, Tensor, Tensor]]) -> Predictions:
+    """Join batches of all devices, drop the copies a distributed sampler pads with, and order by uid.
+
+    So a score depends neither on batch size nor on the number of devices.
+    """
+    flat = [part for one in of_all_devices(parts) for part in one]
+    uids = [uid for part in flat for uid in part[0]]
+    first = {uid: place for place, uid in reversed(list(enumerate(uids)))}
+    order = [first[uid] for uid in sorted(first)]
+    stacked = [torch.cat([part[field] for part in flat]).double().numpy()[order] for field in (1, 2, 3)]
+    return Predictions(tuple(sorted(first)), *stacked)
+
+
+def of_all_devices(own: Any) -> list[Any]:
+    """Return what each device's process has, in the order of their ranks; of one process its own alone."""
+    everyone: list[Any] = [own]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        everyone = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(everyone, own)
+    return everyone
+
+
+def inference_device() -> str:
+    """Return where trained networks answer: the GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

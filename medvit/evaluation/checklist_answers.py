@@ -115,11 +115,15 @@ def _model(trained: TrainedRun) -> str:
     network, step = trained.network, trained.preprocess
     count = sum(parameter.numel() for parameter in network.parameters())
     shape = " x ".join(str(side) for side in step.shape)
-    backbone, pool = type(network.backbone).__name__, type(network.pool).__name__
+    inner = getattr(network.backbone, "network", network.backbone)  # of a network made elsewhere
+    backbone, pool = type(inner).__name__, type(network.pool).__name__
     bag = f", {type(network.bag).__name__} over the images of a unit" if network.bag is not None else ""
+    many = len(getattr(network, "members", ()))
+    ensemble = f"Mean of the logits of {many} networks, each a " if many else ""
     return (
-        f"{backbone} of width {network.backbone.width} and {len(network.backbone.blocks)} blocks, {pool}{bag}, linear "
-        f"head with {network.outputs} outputs; {count:,} parameters; input {shape} (channels, rows, columns)."
+        f"{ensemble}{backbone} of width {network.backbone.width} and {len(network.backbone.blocks)} blocks, {pool}"
+        f"{bag}, linear head with {network.outputs} outputs; {count:,} parameters{' in all' * bool(many)}; input "
+        f"{shape} (channels, rows, columns)."
     )
 
 
@@ -130,10 +134,21 @@ def _weights(source: Any) -> str:
     return f"Started from the checkpoint {name}; the head at random."
 
 
+def _augmentation(trained: TrainedRun) -> str:
+    """Return the random transforms by name, as the run wrote them down; of runs of medvit 0.1 the class alone."""
+    from medvit.engine.checkpoint import PIPELINE
+
+    if (file := trained.folder / PIPELINE).is_file():
+        steps = json.loads(file.read_text(encoding="utf-8"))["augment"]
+        return ", ".join(step["step"].rpartition(".")[2] for step in steps) or "none"
+    augment = trained.settings.get("augment")
+    return str(augment["_target_"]).rpartition(".")[2] if augment else "none"
+
+
 def _training(trained: TrainedRun, run: Run, environment: dict[str, Any]) -> str:
     settings = trained.settings
     plan, trainer, strategy = settings["optim"]["plan"], settings["trainer"], settings["optim"]["strategy"]
-    augment = settings["augment"]["_target_"].rpartition(".")[2] if settings.get("augment") else "none"
+    augment = _augmentation(trained)
     numbers = ", ".join(f"{key} {plan[key]}" for key in ("lr", "weight_decay", "warmup_epochs", "ema") if key in plan)
     info = run.client.get_run(run.id).info
     minutes = (info.end_time - info.start_time) / 60000 if info.end_time else None

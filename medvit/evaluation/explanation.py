@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,13 @@ from medvit.explain import attribution, faithfulness, localisation
 from medvit.explain.overlay import batches, upsample
 from medvit.explain.reference import Reference, choose, grey
 from medvit.metric.bootstrap import Interval
+from medvit.model.ensemble import Ensemble
 from medvit.model.network import Network
 from medvit.report.page import Section
 from medvit.report.table import Row, Table
 from medvit.types import Bag
 
+_log = logging.getLogger(__name__)
 REFERENCES: dict[str, attribution.Method] = {"edges": faithfulness.edge_map, "noise": faithfulness.random_map}
 _SANITY, _SEEDS, _DRAWS, _AVERAGED = 2, (0, 1, 2, 3), 1000, 200
 
@@ -47,6 +50,11 @@ def explanation_sections(
     Raises:
         EvaluationError: the network of that run is of another kind.
     """
+    if isinstance(opened.trained.network, Ensemble):
+        if permuted is not None:
+            raise EvaluationError("sections.permuted: an ensemble has no maps to check; evaluate one of its runs")
+        _log.warning("no maps of an ensemble: evaluate one of the runs it is made of (ensemble.json) for its maps")
+        return []
     other = None if permuted is None else _permuted(opened, permuted)
     names = [name for name in methods if name in attribution.available(opened.trained.network)]
     opened.references = _references(opened, most)

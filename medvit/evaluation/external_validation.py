@@ -10,23 +10,24 @@ import numpy as np
 from medvit.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from medvit.data.datamodule import DataModule
+    from medvit.data.split_data import SplitData
     from medvit.data.units import Units
     from medvit.engine.checkpoint import TrainedRun
     from medvit.tracking.run import Run
 
 
-def open_external(trained: TrainedRun, folder: Path) -> DataModule:
+def open_external(trained: TrainedRun, folder: Path) -> SplitData:
     """Return all images of another data set folder as a test side, prepared as the run's own; no split is needed.
 
     Raises:
         DataError: no manifest, labels the task does not know, or files that cannot be read.
     """
+    from medvit.data.loading import loading_of
+    from medvit.data.split_data import SplitData
     from medvit.dataset import manifest
-    from medvit.engine.fit import data_module
 
-    settings = {**trained.settings, "data": {**trained.settings["data"], "folder": str(folder), "fold": None}}
-    data = data_module(settings, trained.preprocess, trained.task, allow_test=True)
+    loading = {**loading_of(trained.settings), "fold": None, "subset": None, "allow_test": True}
+    data = SplitData(folder, trained.preprocess, trained.task, **loading)
     found = manifest.read(folder)
     data.prepare_rows(found.table.assign(_side="test"), found.root)
     data.hashes = {"manifest": found.digest, "preprocess": trained.preprocess.digest}

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from medvit.augment import perturbation
 from medvit.data.units import Units
+from medvit.engine.embeddings import PooledVector
 from medvit.evaluation.inference import OpenedRun, middle_plane
 from medvit.metric import ood
 from medvit.metric.bootstrap import intervals, patient_draws
@@ -23,18 +23,6 @@ from medvit.report.table import Row, Table
 
 MOST = 4000  # training images behind the statistics of pixels: 50 for each of them
 _FOREIGN, _DRAWS, _AT_ONCE = 100, 1000, 256
-
-
-class _Embedder(nn.Module):
-    """A network that answers with its pooled vector."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor, bag: Any = None) -> Tensor:
-        vector: Tensor = self.network.embed(image, bag)
-        return vector
 
 
 def ood_section(opened: OpenedRun) -> Section:
@@ -82,7 +70,7 @@ def distance_scores(opened: OpenedRun, envelope: Envelope, foreign_sets: dict[st
 
 def features_of_units(opened: OpenedRun, units: Units, most: int = 0) -> Features:
     """Return what is known of every unit, in the order of their uids; see `statistics_of`."""
-    vectors = opened.predict_units(_Embedder(opened.trained.network), units).logits
+    vectors = opened.predict_units(PooledVector(opened.trained.network), units).logits
     return Features(statistics_of(units, most), vectors)
 
 
@@ -124,7 +112,7 @@ def foreign_sets(opened: OpenedRun) -> Iterator[tuple[str, Features]]:
             )
         return
     flip = perturbation.Perturbation("polarity", 1)
-    vectors = opened.predict_units(_Embedder(opened.trained.network), opened.test, flip).logits
+    vectors = opened.predict_units(PooledVector(opened.trained.network), opened.test, flip).logits
     planes = [middle_plane(opened.test, int(n)) for n in np.argsort(opened.test.uid)]
     yield "inverted", Features(ood.pixel_statistics(np.iinfo(planes[0].dtype).max - np.stack(planes)), vectors)
     top = np.iinfo(step.dtype).max

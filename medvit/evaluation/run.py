@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from medvit.report.page import Extras, Report, Section
     from medvit.tracking.run import Run
 
+_OF_ENSEMBLE = (
+    "The model is the mean of several networks, and calibration and thresholds come from predictions of single ones "
+    "on images they had not learnt from: the mean is less extreme, so look at its calibration before its decisions."
+)
+
 
 class RunEvaluation:
     """The images of a trained run. Those of the tested side stay closed until `open_test` is called.
@@ -40,11 +45,13 @@ class RunEvaluation:
     def __init__(
         self, trained: TrainedRun, split: str, asked: Mapping[str, Any] | None = None, site: Path | None = None
     ) -> None:
-        from medvit.engine.fit import data_module
+        from medvit.data.loading import loading_of
+        from medvit.data.split_data import SplitData
 
         trained.data_folder()
         self.trained, self.split, self.asked, self.site = trained, split, asked or {}, site
-        self._make = partial(data_module, trained.settings, trained.preprocess, trained.task)
+        folder, loading = trained.settings["data"]["folder"], loading_of(trained.settings)
+        self._make = partial(SplitData, folder, trained.preprocess, trained.task, **loading)
         self.home = self._make()
         self.baselines: dict[str, pd.DataFrame] = {}
         self.cautions: tuple[str, ...] = ()
@@ -72,9 +79,10 @@ class RunEvaluation:
             EvaluationError: the manifest, split or preprocessing is not the one the run was trained with.
         """
         from medvit.data.loader import BatchLoader, Plan
-        from medvit.engine.predict import predict, table
+        from medvit.engine.predict import inference_device, predict, table
         from medvit.evaluation.external_validation import external_warnings, open_external
         from medvit.evaluation.inference import with_time_left
+        from medvit.model.ensemble import Ensemble
         from medvit.report.baseline import shortcut_baselines
 
         if self.site is None:
@@ -86,13 +94,17 @@ class RunEvaluation:
             units = data.units("test")
             home = [self.home.units(side) for side in ("train", "val")]
             self.cautions = external_warnings(self.trained, self.site, home, units)
+        if isinstance(self.trained.network, Ensemble):
+            self.cautions = (*self.cautions, _OF_ENSEMBLE)
         self._tested = units
         loader = BatchLoader(units, Plan(data.loading.batch_size))  # in order, not augmented
         steps = with_time_left(loader, f"Predicting {self.split}", -(-len(units) // data.loading.batch_size))
-        found = predict(self.trained.network, steps, data.scale, data.shift, _device())
+        found = predict(self.trained.network, steps, data.scale, data.shift, inference_device())
         if self.trained.task.kind != "regression":
             train, test = (_known(side, self.trained.task) for side in (self.home.units("train"), units))
-            self.baselines.update(shortcut_baselines(train, test, self.trained.task.names))
+            self.baselines.update(
+                shortcut_baselines(train, test, self.trained.task.names, self.asked.get("logistic", False))
+            )
         made = table(found, self.trained.task, units.with_digests(), self.split)
         return made.merge(_intensity(units), on="uid", how="left", validate="one_to_one")
 
@@ -109,13 +121,14 @@ class RunEvaluation:
         Raises:
             EvaluationError: the tested side is still closed.
         """
+        from medvit.engine.predict import inference_device
         from medvit.evaluation.inference import OpenedRun
         from medvit.evaluation.sections import sections
 
         if self._tested is None:
             raise EvaluationError("the test side is closed; sections are made after the thresholds are frozen")
         train, validation = (self.home.units(side) for side in ("train", "val"))
-        self._opened = OpenedRun(self.trained, train, validation, self._tested, self.split, _device())
+        self._opened = OpenedRun(self.trained, train, validation, self._tested, self.split, inference_device())
         return sections(self._opened, self.asked, sample, frozen)
 
     def pictures(self, uids: Sequence[str]) -> Mapping[str, NDArray[np.uint8]]:
@@ -166,7 +179,7 @@ def evaluate_run(settings: dict[str, Any], spec_of: Any, run_id: str | None = No
             extras=extras, split=split,
         )  # fmt: skip
     evaluation_seal.record(run, split, out)
-    run.metrics(_headline(report, split))
+    run.metrics(logged_metrics(report, split))
     return report
 
 
@@ -235,7 +248,7 @@ def _middle(units: Units, number: int) -> NDArray[np.uint8]:
     return to_uint8(middle_plane(units, number))
 
 
-def _headline(report: Report, split: str) -> dict[str, float]:
+def logged_metrics(report: Report, split: str) -> dict[str, float]:
     """Return the numbers the MLflow page shows, with their intervals; of another site as `external/<site>_...`."""
     findings = report.tables.get("findings")
     place = f"{split}/" if split in {"test", "val", "external"} else f"external/{split}_"
@@ -256,9 +269,3 @@ def _word(finding: str) -> str:
 
     name = "macro" if finding.startswith("macro (") else finding
     return mlflow_name(re.sub(r"[ /]+", "_", name))
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

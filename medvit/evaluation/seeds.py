@@ -54,7 +54,7 @@ def evaluate_seeds(settings: dict[str, Any], spec_of: SpecOf) -> Report:
     refuse_others([each.settings for each in trained])
     task = trained[0].task
     spec = spec_of(settings, task.kind, tuple(task.names))
-    folders = [_evaluated(run.id, settings, spec, spec_of) for run in runs]
+    folders = [evaluated(run.id, settings, spec, spec_of) for run in runs]
     names = [f"seed {each.settings['seed']} ({run.id[:8]})" for each, run in zip(trained, runs, strict=True)]
     sides = [Side(*protocol.sample_of(folder, spec, split), name) for folder, name in zip(folders, names, strict=True)]
     tables = [protocol.open_predictions(folder / protocol.PREDICTIONS, split) for folder in folders]
@@ -115,7 +115,7 @@ def refuse_others(settings: Sequence[Mapping[str, Any]]) -> None:
         raise EvaluationError(f"the runs have the seeds {drawn}: a seed that stands twice tells nothing of chance")
 
 
-def _evaluated(run: str, settings: dict[str, Any], spec: EvaluationSpec, spec_of: SpecOf) -> Path:
+def evaluated(run: str, settings: dict[str, Any], spec: EvaluationSpec, spec_of: SpecOf) -> Path:
     """Return the evaluation folder of a run, evaluating it (without the sections that need images) where needed."""
     from medvit.evaluation import protocol
     from medvit.evaluation.run import evaluate_run

@@ -108,7 +108,8 @@ def rollout(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Fl
 def gradcam(network: Network, image: Float[Tensor, "B C *S"], output: int) -> Float[Tensor, "B ..."]:
     """Weigh channels by their mean gradient (Selvaraju 2017): after the last block's first norm, or a CNN's tokens."""
     caught: list[Tensor] = []
-    norm = getattr(network.backbone.blocks[-1], "norm1", None)
+    blocks = list(network.backbone.blocks)
+    norm = getattr(blocks[-1], "norm1", None) if blocks else None
     hook = norm.register_forward_hook(lambda _module, _given, made: caught.append(made)) if norm is not None else None
     try:
         with record_activations(network, image, full=False) as traced:

@@ -6,6 +6,7 @@ replacement, and an image counts as often as its patient was drawn (Efron and Ti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -35,6 +36,26 @@ class Interval:
     high: float
     draws: int = 0
     note: str = ""
+
+    def __str__(self) -> str:
+        """Return value and interval with three decimals, or why there is no number."""
+        return f"{short(self.value)} {self.bounds}" if math.isfinite(self.value) else self.note or "n/a"
+
+    @property
+    def bounds(self) -> str:
+        """The two ends in brackets, or why there are none."""
+        if not math.isfinite(self.low):
+            return f"(no interval: {self.note})"
+        if self.low == self.high and self.value != 0:
+            return "(no interval: every draw gives this value)"
+        return f"({short(self.low)} to {short(self.high) if math.isfinite(self.high) else '∞'})"
+
+
+def short(value: float) -> str:
+    """Return a number as it is read in a report: three decimals, two digits where it is below 0.001."""
+    size = abs(value)
+    text = f"{value:.2g}" if 0 < size < 0.001 else f"{value:.3f}" if size < 10 else f"{value:.1f}"
+    return text.replace("-", "−")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class FeatureCache:
         """
         if keep not in KEEP:
             raise CacheError(f"feature cache keep={keep!r}: expected tokens or summary")
-        made_of = [weights_digest(backbone), _code_digest(), made_by, keep, uids]
+        made_of = [weights_digest(backbone), _code_digest(), _classes_digest(backbone), made_by, keep, uids]
         name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
         data, meta = self.folder / f"{name}.npy", self.folder / f"{name}.json"
         if not (data.exists() and meta.exists()):
@@ -151,9 +152,8 @@ class FeatureCache:
             logger.info("feature cache: one used longest ago was removed, the folder's limit is %g GiB", self.limit)
 
 
-def weights_digest(backbone: Backbone) -> str:
-    """Return the sha256 of all weights and buffers by name."""
-    module: Any = backbone
+def weights_digest(module: Any) -> str:
+    """Return the sha256 of all weights and buffers of a module, or a backbone, by name."""
     found = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         found.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
@@ -167,6 +167,18 @@ def _code_digest() -> str:
     state = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         state.update(path.name.encode() + path.read_bytes())
+    return state.hexdigest()
+
+
+def _classes_digest(backbone: Backbone) -> str:
+    """Return the sha256 of the files of the network's classes that are neither medvit's nor torch's."""
+    module: Any = backbone
+    kinds = {type(part) for part in module.modules()}
+    foreign = {kind for kind in kinds if kind.__module__.partition(".")[0] not in {"medvit", "torch"}}
+    files = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in foreign}
+    state = hashlib.sha256()
+    for file in sorted(filter(None, files)):
+        state.update(Path(file).read_bytes())
     return state.hexdigest()
 
 

@@ -82,9 +82,19 @@ def inject(model: nn.Module, rank: int, alpha: float, targets: Sequence[str] = (
     Raises:
         ConfigError: a rank below 1, or targets that no layer has.
     """
+    layers = _layers(model)
+    found = adapted(model, rank, targets)
+    for name, rows in found.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, Lora(layers[name], rank, alpha, sorted(rows)))
+    return sorted(found)
+
+
+def adapted(model: nn.Module, rank: int, targets: Sequence[str]) -> dict[str, set[tuple[int, int]]]:
+    """Return the layers that `inject` would adapt, by name, and which of their rows; raises as `inject` does."""
     if rank < 1:
         raise ConfigError(f"lora rank={rank}: expected at least 1; 4 to 32 are usual")
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, _ConvNd))}
+    layers = _layers(model)
     found: dict[str, set[tuple[int, int]]] = {}
     missing = []
     for target in targets:
@@ -95,10 +105,11 @@ def inject(model: nn.Module, rank: int, alpha: float, targets: Sequence[str] = (
     if missing:
         ends = sorted({name.rpartition(".")[2] for name in layers})
         raise ConfigError(f"lora targets {missing} name no linear layer or convolution; the model has {ends}, q, k, v")
-    for name, rows in found.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, Lora(layers[name], rank, alpha, sorted(rows)))
-    return sorted(found)
+    return found
+
+
+def _layers(model: nn.Module) -> dict[str, Base]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, _ConvNd))}
 
 
 def merge(model: nn.Module) -> nn.Module:

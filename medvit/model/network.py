@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medvit.errors import ConfigError
-from medvit.model.pool import Pool
+from medvit.model.pool import LACKS_CLS, ClsPool, Pool
 from medvit.types import Bag, Tokens
 
 Encode = Callable[[Tensor], Tokens]
@@ -60,9 +60,11 @@ class Network(nn.Module):
         super().__init__()
         if outputs < 1:
             raise ConfigError(f"outputs={outputs}: a network needs at least one output")
+        if isinstance(pool, ClsPool) and backbone.prefix == 0:
+            raise ConfigError(LACKS_CLS)
         self.backbone, self.pool, self.bag, self.outputs = backbone, pool, bag, outputs
-        width = backbone.width
-        pool.attach(width, outputs)
+        pool.attach(backbone.width, outputs)
+        width = backbone.width * pool.parts
         if bag is not None:
             bag.attach(width)
         self.norm: nn.Module = nn.Identity() if pool.normed and bag is None else nn.LayerNorm(width)

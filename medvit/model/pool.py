@@ -15,16 +15,20 @@ from torch import Tensor, nn
 from medvit.errors import ConfigError
 from medvit.types import Tokens
 
+LACKS_CLS = "pool=cls needs a class token, which this backbone lacks; use pool=mean or pool=attention"
+
 
 @runtime_checkable
 class Pool(Protocol):
     """What `Network` needs of a pool.
 
-    `normed` says that the output needs no further LayerNorm, `summary` that it reads only class token and mean.
+    `normed` says that the output needs no further LayerNorm, `summary` that it reads only class token and mean; `parts`
+    is how many vectors of the backbone's width stand side by side in the output.
     """
 
     normed: bool
     summary: bool
+    parts: int
 
     def attach(self, width: int, outputs: int) -> None:
         """Make the parameters for `width` channels and `outputs` outputs."""
@@ -37,6 +41,7 @@ class ClsPool(nn.Module):
     """The class token: the first prefix token, already behind the backbone's last norm."""
 
     normed = summary = True
+    parts = 1
 
     def attach(self, width: int, outputs: int) -> None:
         """Nothing to make: the class token has no parameters here."""
@@ -48,10 +53,27 @@ class ClsPool(nn.Module):
             ConfigError: the backbone has no prefix token.
         """
         if tokens.prefix.shape[1] == 0:
-            raise ConfigError(
-                "pool=cls needs a class token, which this backbone lacks; use pool=mean or pool=attention"
-            )
+            raise ConfigError(LACKS_CLS)
         return tokens.prefix[:, 0]
+
+
+class ClsMeanPool(ClsPool):
+    """The class token and the mean of the patch tokens, side by side, as DINOv2 is probed (Oquab et al. 2024)."""
+
+    parts = 2
+
+    def forward(self, tokens: Tokens) -> Float[Tensor, "B W2"]:
+        """Return first prefix token and mean over the patches.
+
+        Raises:
+            ConfigError: the backbone has no prefix token.
+        """
+        return torch.cat([super().forward(tokens), tokens.patches.mean(dim=1)], dim=1)
+
+    def attention(self, tokens: Tokens) -> Float[Tensor, "B 1 N"]:
+        """Return an equal share of every patch, one half together: the other half comes from the class token."""
+        batch, patches = tokens.patches.shape[:2]
+        return tokens.patches.new_full((batch, 1, patches), 1 / (2 * patches))
 
 
 class MeanPool(nn.Module):
@@ -59,6 +81,7 @@ class MeanPool(nn.Module):
 
     normed = False
     summary = True
+    parts = 1
 
     def attach(self, width: int, outputs: int) -> None:
         """Nothing to make: a mean has no parameters."""
@@ -83,6 +106,7 @@ class AttentionPool(nn.Module):
     """
 
     normed = summary = False
+    parts = 1
 
     def __init__(self, queries: int | str = 8, cls: bool = True) -> None:
         super().__init__()

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from medvit.errors import ConfigError
@@ -121,10 +122,30 @@ class ConvStem(nn.Module):
             channels = out
         self.layers = nn.Sequential(*layers, conv(channels, width, 1))
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return [B W *grid]."""
-        out: Tensor = self.layers(image)
-        return out
+    def forward(self, image: Tensor, visible: Bool[Tensor, "B 1 *grid"] | None = None) -> Tensor:
+        """Return [B W *grid]; what is not `visible` reaches no cell and no norm, and gives 0 (SparK, Tian 2023)."""
+        if visible is None:
+            out: Tensor = self.layers(image)
+            return out
+        x, seen = image, visible.float()
+        for layer in (None, *self.layers):
+            if isinstance(layer, nn.GroupNorm):
+                x = _norm_of_visible(layer, x, functional.interpolate(seen, x.shape[2:]))
+            elif layer is not None:
+                x = layer(x)
+            x = x * functional.interpolate(seen, x.shape[2:]).to(x.dtype)
+        return x
+
+
+def _norm_of_visible(norm: nn.GroupNorm, x: Tensor, seen: Float[Tensor, "B 1 *S"]) -> Tensor:
+    """Return what `norm`, of one group, gives where mean and variance are those of the cells that are seen."""
+    axes = tuple(range(1, x.ndim))
+    cells = seen.sum(axes, keepdim=True) * x.shape[1]
+    x = x.float()
+    mean = (x * seen).sum(axes, keepdim=True) / cells
+    variance = ((x - mean).square() * seen).sum(axes, keepdim=True) / cells
+    column = (1, -1) + (1,) * (x.ndim - 2)
+    return (x - mean) * (variance + norm.eps).rsqrt() * norm.weight.reshape(column) + norm.bias.reshape(column)
 
 
 class ViT(nn.Module):
@@ -208,7 +229,8 @@ class ViT(nn.Module):
         """Return the tokens and, where asked for, the attention weights of every block, differentiable.
 
         `attention` is None, "row" (queries of the prefix tokens, [B heads P T]) or "full" ([B heads T T]). `keep` are
-        the patches each image keeps; None keeps all, or a random share `regime.keep` of them while training.
+        the patches each image keeps, none of the others having any influence; None keeps all, or a random share
+        `regime.keep` of the tokens while training.
         Raises ConfigError for a side that is no multiple of the patch, wrong channels, or "row" without a prefix.
         """
         if image.shape[1] != self.in_channels:
@@ -216,7 +238,7 @@ class ViT(nn.Module):
         if attention not in {None, "row", "full"} or (attention == "row" and not self.prefix):
             raise ConfigError(f"attention={attention!r}: one of None, 'full'" + ", 'row'" * bool(self.prefix))
         grid = self.grid_of(tuple(image.shape[2:]))
-        x = embed_patches(self.patch_embed, image)  # patches -> tokens [B N W]
+        x = self._embed(image, keep, grid)  # patches -> tokens [B N W]
         if self.pos_embed is not None:
             x = x + positions.resize(self.pos_embed, self.grid, grid, self.design.interpolation, self.design.offset)
         rotary = self._rotary(grid, x)
@@ -231,6 +253,13 @@ class ViT(nn.Module):
         x, maps = self._run_blocks(self.norm_pre(x), grid, rotary, rows)
         x = self.norm(x)
         return Tokens(x[:, : self.prefix], x[:, self.prefix :], grid), maps
+
+    def _embed(self, image: Tensor, keep: Tensor | None, grid: tuple[int, ...]) -> Tensor:
+        if keep is None or not isinstance(self.patch_embed, ConvStem):
+            return embed_patches(self.patch_embed, image)
+        visible = torch.zeros(len(image), math.prod(grid), dtype=torch.bool, device=image.device).scatter(1, keep, True)
+        tokens: Tensor = self.patch_embed(image, visible.reshape(-1, 1, *grid))
+        return tokens.flatten(2).transpose(1, 2)
 
     def _run_blocks(
         self, x: Tensor, grid: tuple[int, ...], rotary: Rotary | None, rows: int | None

@@ -37,8 +37,16 @@ class Strategy:
     def refuse_epochs(self, epochs: int) -> None:
         """Raise ConfigError where a phase would not come in `epochs`."""
 
+    def refuse_network(self, network: Network) -> None:
+        """Raise ConfigError where this network cannot be trained so; it is left as it is."""
+
     def prepare(self, network: Network) -> None:
-        """Freeze what stays, once, before the optimiser is made and before weights of a run are loaded."""
+        """Freeze what stays, once, before the optimiser is made and before weights of a run are loaded.
+
+        Raises:
+            ConfigError: what `refuse_network` says.
+        """
+        self.refuse_network(network)
         for layer in layers(network):
             for name, parameter in layer.parameters:
                 parameter.requires_grad_(self.trains(name))
@@ -91,6 +99,16 @@ class LayerDecay(Strategy):
         if not 0 < self.decay <= 1:
             raise ConfigError(f"optim.strategy.decay={self.decay}: expected 0 < decay <= 1; 0.55 to 0.75 is usual")
 
+    def refuse_network(self, network: Network) -> None:
+        """Raise ConfigError for a network whose blocks are not known."""
+        if not len(network.backbone.blocks):
+            inner: Any = getattr(network.backbone, "network", network.backbone)
+            parts = ", ".join(name for name, _ in inner.named_children())
+            raise ConfigError(
+                "optim=llrd gives every block a rate of its own, and the blocks of this network are not known: name "
+                f"them in depth order, model.blocks=[...] of its parts {parts}; or choose optim=full"
+            )
+
     def factor(self, layer: Layer, depths: int) -> float:
         """Return decay^(depths - depth)."""
         return super().factor(layer, depths) * self.decay ** (depths - layer.depth)
@@ -125,15 +143,10 @@ class LogisticProbe(Probe):
         if self.cache_gib <= 0:
             raise ConfigError("optim=logistic works on cached features: optim.strategy.cache_gib must be above 0")
 
-    def prepare(self, network: Network) -> None:
-        """Freeze the backbone.
-
-        Raises:
-            ConfigError: a pool or a bag that has to be trained.
-        """
+    def refuse_network(self, network: Network) -> None:
+        """Raise ConfigError for a pool or a bag that has to be trained."""
         if network.bag is not None or not getattr(network.pool, "summary", False):
-            raise ConfigError("optim=logistic needs a pool without weights: pool=cls or pool=mean, bag=none")
-        super().prepare(network)
+            raise ConfigError("optim=logistic needs a pool without weights: pool=cls_mean, cls or mean, bag=none")
 
 
 @dataclass(frozen=True)
@@ -146,15 +159,10 @@ class AttentionProjection(Strategy):
         """Return whether the parameter is of the head or of an attention's output projection."""
         return not name.startswith("backbone.") or ".attn.proj." in name
 
-    def prepare(self, network: Network) -> None:
-        """Freeze all but the projections.
-
-        Raises:
-            ConfigError: a backbone without attention.
-        """
+    def refuse_network(self, network: Network) -> None:
+        """Raise ConfigError for a backbone without attention."""
         if not any(".attn.proj." in name for name, _ in network.named_parameters()):
             raise ConfigError("optim=attn_proj needs a backbone with attention blocks; choose full, llrd or probe")
-        super().prepare(network)
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,13 @@ class Lora(Strategy):
         super().__post_init__()
         if self.adapter <= 0 or self.alpha <= 0:
             raise ConfigError(f"optim.strategy: expected adapter={self.adapter} and alpha={self.alpha} above 0")
+
+    def refuse_network(self, network: Network) -> None:
+        """Raise ConfigError for targets that no layer has."""
+        from medvit.model.lora import adapted, injected
+
+        if not injected(network):
+            adapted(network.backbone, self.rank, self.targets)  # type: ignore[arg-type]
 
     def prepare(self, network: Network) -> None:
         """Inject the adapters (unless they are there already) and freeze the rest of the backbone."""
@@ -208,6 +223,10 @@ class ProbeThenTune(Strategy):
                 f"optim.strategy.probe_epochs={self.probe_epochs} and trainer.epochs={epochs}: the backbone would stay "
                 "frozen; train longer, or choose optim=probe"
             )
+
+    def refuse_network(self, network: Network) -> None:
+        """Raise ConfigError for what the second phase cannot train."""
+        self.then.refuse_network(network)
 
     def prepare(self, network: Network) -> None:
         """Prepare as the second phase does: the optimiser and the average must know every weight that will move."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 
 from medvit.dicom.storage import Source, load
 from medvit.preprocess.placement import Placement
+from medvit.preprocess.steps import PLACES, build_all, run
+
+AS_WRITTEN = ("transforms", *PLACES)
+"""Settings of a chain (`medvit.preprocess.chain`) that its `steps` were made of."""
 
 
 class Prepared(NamedTuple):
@@ -36,6 +40,7 @@ class Definition:
     """Base of the preprocessings: a frozen dataclass whose fields are its whole definition."""
 
     kind: ClassVar[str]
+    steps: Mapping[str, Sequence[Mapping[str, Any]]]
     dtype: str
     mean: float
     std: float
@@ -66,9 +71,27 @@ class Definition:
         values += np.float32(self.shift)
         return values
 
+    def through(self, place: str, image: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return `image` [*S] after the transforms at `place` (`medvit.preprocess.steps`), itself where none stand."""
+        if place not in self.steps:
+            return image
+        return run(self.steps[place], image, affine)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the transforms in a process that is sent this one, before anything caps its memory."""
+        self.__dict__.update(state)
+        if self.steps:
+            build_all(self.steps)
+
+    def without_steps(self) -> Any:
+        """Return the fused part alone."""
+        bare = dict.fromkeys((each.name for each in fields(self) if each.name in AS_WRITTEN), ())  # type: ignore[arg-type]
+        return replace(self, steps={}, **bare)  # type: ignore[type-var]
+
     def to_json(self) -> dict[str, Any]:
         """Return the whole definition as plain JSON; `medvit.preprocess.from_json` rebuilds it."""
-        return {"kind": self.kind, **json.loads(json.dumps(asdict(self)))}  # type: ignore[call-overload]
+        whole = {"kind": self.kind, **json.loads(json.dumps(asdict(self)))}  # type: ignore[call-overload]
+        return {key: value for key, value in whole.items() if key not in AS_WRITTEN and (key, value) != ("steps", {})}
 
     @property
     def digest(self) -> str:

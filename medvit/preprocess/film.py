@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from medvit.preprocess.nifti import is_nifti
 from medvit.preprocess.picture import is_picture, read_picture
 from medvit.preprocess.placement import Placement
 from medvit.preprocess.resize import resize_exact
+from medvit.preprocess.steps import WHOLE, recorded
+from medvit.preprocess.whole_chain import by_monai
 from medvit.types import Film
 
 Box = tuple[int, int, int, int]  # top, left, rows, columns, in samples
@@ -39,6 +41,8 @@ class FilmPreprocess(Definition):
     picture_bits: which values are white of 16-bit pictures (`medvit.preprocess.picture.read_picture`) and of signed or
     32-bit DICOM without a window (`bits` of `FilmPolicy`).
     mean, std: the checkpoint's constants on display values in [0, 1].
+    steps: transforms of MONAI or one's own by place (`medvit.preprocess.steps`): on the display values of the film as
+    it was read, of the resized film, and of the whole canvas.
     """
 
     kind: ClassVar[str] = "film"
@@ -50,12 +54,15 @@ class FilmPreprocess(Definition):
     picture_bits: int | str | None = "declared"
     mean: float = 0.5
     std: float = 0.25
+    steps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check every setting at once; raises ConfigError."""
         object.__setattr__(self, "size", tuple(int(side) for side in self.size))
         object.__setattr__(self, "voi", dict(self.voi))
         object.__setattr__(self, "picture_bits", self.picture_bits or "declared")
+        if self.steps:
+            object.__setattr__(self, "steps", recorded(self.steps))
         wrong = self._wrong_constants()
         wrong += [] if len(self.size) == 2 and min(self.size) > 0 else [f"size={self.size}: expected (rows, columns)"]
         try:
@@ -109,16 +116,25 @@ class FilmPreprocess(Definition):
     def prepare(self, source: Source | Film) -> Prepared:
         """Return the integers [1 1 H W] with where they lie; raises DicomRefusal."""
         film = source if isinstance(source, Film) else self.read(source)
+        if WHOLE in self.steps:
+            pixels, where, _ = by_monai(self, film.display(), film_affine(film))
+            return Prepared(pixels[None, None], np.zeros(1, np.float32), where, film.warnings)
+        if "after_reading" in self.steps:
+            read = self.through("after_reading", film.display(), film_affine(film))
+            film = replace(film, samples=read, scale=1.0, offset=0.0)
         box = self._box(film)
         placement = self._placed(film, box)
         canvas = np.zeros(self.size, self.dtype)
         (top, left), (rows, columns) = placement.offset, placement.inner
-        canvas[top : top + rows, left : left + columns] = self._quantise(film, box, (rows, columns))
+        if {"after_resampling", "before_normalisation"} & self.steps.keys():
+            canvas[...] = self._by_steps(film, box, placement)
+        else:
+            canvas[top : top + rows, left : left + columns] = self._quantise(film, box, (rows, columns))
         return Prepared(canvas[None, None], np.zeros(1, np.float32), placement, film.warnings)
 
     def _box(self, film: Film) -> Box:
         rows, columns = film.samples.shape
-        return _black_border(film) if self.border == "black" else (0, 0, rows, columns)
+        return black_border(film) if self.border == "black" else (0, 0, rows, columns)
 
     def _placed(self, film: Film, box: Box) -> Placement:
         """Place the box of samples; sample grid and stored matrix differ after a reduced decode or an aspect mended."""
@@ -133,6 +149,19 @@ class FilmPreprocess(Definition):
         extent = np.maximum(1, np.round(np.array(box[2:]) * stored / shape)).astype(int)
         whole, first, span, part, at = (tuple(each.tolist()) for each in (stored, start, extent, inner, offset))
         return Placement(whole, first, span, part, at, tuple(self.size), flip=_turned(film))
+
+    def _by_steps(self, film: Film, box: Box, placement: Placement) -> NDArray[np.float32]:
+        """Return the canvas in levels, not rounded, with the steps after the resize."""
+        top, left, rows, columns = box
+        (at, beside), (height, width) = placement.offset, placement.inner
+        small = resize_exact(film.samples[top : top + rows, left : left + columns], (height, width))
+        small = small * np.float32(film.scale) + np.float32(film.offset)
+        affine = placement.affine(np.diag([*(film.facts.spacing_mm or (1.0, 1.0)), 1.0, 1.0]))
+        canvas = np.zeros(placement.size, np.float32)
+        canvas[at : at + height, beside : beside + width] = self.through("after_resampling", small, affine)
+        canvas = self.through("before_normalisation", canvas, affine)
+        levels: NDArray[np.float32] = np.clip(canvas * np.float32(self.levels) + np.float32(0.5), 0, self.levels)
+        return levels
 
     def _quantise(self, film: Film, box: Box, size: tuple[int, int]) -> NDArray[Any]:
         """Resize the stored integers without rounding, then scale and round once.
@@ -156,13 +185,23 @@ class FilmPreprocess(Definition):
         return self.normalise(self.integers(source))
 
 
+def film_affine(film: Film) -> NDArray[np.float64]:
+    """Return the diagonal affine of the samples, whose spacing is not the header's after a reduced decode.
+
+    A film has no patient axes; without a spacing the affine is one of pixels.
+    """
+    row, column = film.facts.spacing_mm or (1.0, 1.0)
+    rows, columns = film.samples.shape
+    return np.diag([row * (film.facts.rows or rows) / rows, column * (film.facts.columns or columns) / columns, 1, 1])
+
+
 def _turned(film: Film) -> tuple[bool, bool]:
     """Return whether reading reversed the rows and the columns (PatientOrientation), as the film's steps tell."""
     told = " ".join(step for step in film.steps if step.startswith("orientation"))
     return "upside down" in told, "mirrored" in told
 
 
-def _black_border(film: Film) -> Box:
+def black_border(film: Film) -> Box:
     """Return (top, left, rows, columns) without the black border; all of it when less than a quarter would stay."""
     rows, columns = film.samples.shape
     small = resize_exact(film.samples, (min(rows, 512), min(columns, 512)))

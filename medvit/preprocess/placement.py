@@ -51,6 +51,15 @@ class Placement:
         placed: NDArray[np.float64] = (turned - self.start + 0.5) / self._ratio - 0.5 + self.offset
         return placed
 
+    def affine(self, original: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the affine (4, 4) of the model's input, `original` being that of the original."""
+        count = len(self.size)
+        corners = self.to_original(np.vstack([np.zeros(count), np.eye(count)]))
+        turned = np.eye(4)
+        turned[:count, :count] = (corners[1:] - corners[0]).T
+        turned[:count, 3] = corners[0]
+        return np.asarray(original @ turned)
+
     def map_to_original(self, image: NDArray[Any], outside: float = 0.0) -> NDArray[np.float32]:
         """Resample a map at the model's size onto the original grid, float32; what was cropped away is `outside`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,8 @@ from medvit.preprocess.nifti import is_nifti, read_nifti
 from medvit.preprocess.percentiles import Percentiles
 from medvit.preprocess.placement import Placement, overlap
 from medvit.preprocess.resize import resize, resize_volume
+from medvit.preprocess.steps import WHOLE, recorded, to_ras
+from medvit.preprocess.whole_chain import by_monai
 from medvit.series.policy import SeriesPolicy
 from medvit.types import Volume
 
@@ -29,14 +31,17 @@ class VolumePreprocess(Definition):
     """Turn one volume into `[1 D H W]`, or into a bag of slices `[I 1 H W]` with their positions in mm.
 
     size: (D, H, W) voxels; in mode "slices" D is the most slices kept (evenly spread), 0 keeps all.
-    mode: "volume" or "slices". orientation: "axial" (slices foot to head, rows front to back, columns right to left
-    of the patient) or "acquired" (the scanner's slice axis stays first; each axis then runs head to foot, front to
-    back or right to left within the slice, as a reader expects).
+    mode: "volume" or "slices". orientation: where the axes run to, as MONAI's Orientationd says it: "SPL" or "axial"
+    (slices foot to head, rows front to back, columns right to left of the patient), any other such word, or "acquired"
+    (the scanner's slice axis stays first; each axis then runs head to foot, front to back or right to left within the
+    slice, as a reader expects).
     spacing_mm: (slice, row, column) wanted, None keeps an axis; all None fits the whole field of view into H, W with
     its aspect kept and D stretched. With a spacing, what lies beyond `size` is cropped away (warning W-CROP).
     intensity: "percentile" (`limits` percentiles of the foreground become 0 and 1), "zscore" (foreground mean and
     deviation, -3 to 5 become 0 and 1) or "window" (`limits` are values, e.g. HU). Foreground is what lies above a
     tenth of the 99th percentile. series: settings of `medvit.series.policy.SeriesPolicy` by name.
+    steps: transforms of MONAI or one's own by place (`medvit.preprocess.steps`): on the values as they were read, and,
+    where 0 and 1 are the ends of the display, on the resampled volume (or its slices) and on the whole canvas.
     """
 
     kind: ClassVar[str] = "volume"
@@ -50,6 +55,7 @@ class VolumePreprocess(Definition):
     dtype: str = "uint16"
     mean: float = 0.5
     std: float = 0.25
+    steps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check every setting at once; raises ConfigError."""
@@ -58,7 +64,12 @@ class VolumePreprocess(Definition):
         object.__setattr__(self, "size", tuple(int(side) for side in self.size))
         object.__setattr__(self, "series", dict(self.series))
         object.__setattr__(self, "limits", tuple(float(value) for value in self.limits))
+        if self.steps:
+            object.__setattr__(self, "steps", recorded(self.steps))
+        object.__setattr__(self, "orientation", "axial" if self.orientation == "SPL" else self.orientation)
         wrong = self._wrong_constants()
+        if self.orientation not in ("axial", "acquired") and not _axes_named(self.orientation):
+            wrong.append(f"orientation={self.orientation!r}: expected SPL, another word of Orientationd, or acquired")
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             wrong += [] if value in allowed else [f"{name}={value!r}: expected {' or '.join(allowed)}"]
@@ -97,28 +108,73 @@ class VolumePreprocess(Definition):
     def prepare(self, source: Series, volume_key: str = "") -> Prepared:
         """Return the integers [1 1 D H W], or [I 1 H W] in mode "slices", with placement; raises DicomRefusal."""
         volume = source if isinstance(source, Volume) else self.read(source, volume_key)
-        axes, flip = _orientation(volume.affine, self.orientation)
+        if WHOLE in self.steps:
+            return self._by_monai(volume)
+        if "after_reading" in self.steps:
+            volume = replace(volume, values=self.through("after_reading", volume.values, to_ras(volume.affine)))
+        axes, flip = orientation_of(volume.affine, self.orientation)
         values = np.flip(volume.values.transpose(axes), tuple(a for a, turned in enumerate(flip) if turned))
         steps = np.linalg.norm(volume.affine[:3, :3], axis=0)[list(axes)]
         kept = self._kept_slices(values.shape[0])
-        low, high = self._range(volume.values)
+        low, high = self.display_range(volume.values)
         inner, offset, size = self._fit(values.shape, steps, len(kept))
         on_canvas, on_inner = overlap(offset, inner, size)
-        resized: Iterable[NDArray[np.float32]]
-        if self.mode == "slices":
-            resized = (resize(np.ascontiguousarray(values[index]), inner[1:])[on_inner[1:]] for index in kept)
-        else:
-            resized = resize_volume(np.ascontiguousarray(values), inner, on_inner)
-        canvas = np.zeros(size, self.dtype)
-        for plane, display in zip(canvas[on_canvas], resized, strict=True):
-            plane[...] = self._display(display, low, high)
         whole = volume.values.transpose(axes).shape
         placement = Placement(volume.values.shape, (0, 0, 0), whole, inner, offset, size, axes, flip)
+        canvas = np.zeros(size, self.dtype)
+        if {"after_resampling", "before_normalisation"} & self.steps.keys():
+            affine = placement.affine(to_ras(volume.affine))
+            canvas[...] = self._by_steps(values, kept, placement, (low, high), affine)
+        else:
+            for plane, display in zip(canvas[on_canvas], self._resized(values, kept, inner, on_inner), strict=True):
+                plane[...] = self._display(display, low, high)
         warnings = (*volume.warnings, *self._cropped(values, on_inner, inner, (low + high) / 2))
         if self.mode == "slices":
             position = (np.asarray(kept, np.float32) - np.float32((whole[0] - 1) / 2)) * np.float32(steps[0])
             return Prepared(canvas[:, None], position, placement, warnings)
         return Prepared(canvas[None, None], np.zeros(1, np.float32), placement, warnings)
+
+    def _by_monai(self, volume: Volume) -> Prepared:
+        pixels, where, affine = by_monai(self, volume.values, to_ras(volume.affine))
+        if self.mode == "volume":
+            return Prepared(pixels[None, None], np.zeros(1, np.float32), where, volume.warnings)
+        step = np.linalg.norm(affine[:3, 0])
+        position = (np.arange(len(pixels)) - (len(pixels) - 1) / 2) * step
+        return Prepared(pixels[:, None], position.astype(np.float32), where, volume.warnings)
+
+    def _resized(
+        self, values: NDArray[np.float32], kept: Sequence[int], inner: tuple[int, int, int], part: tuple[slice, ...]
+    ) -> Iterable[NDArray[np.float32]]:
+        """Return the planes of `part` of the resampled volume, or of the slices `kept`."""
+        if self.mode == "slices":
+            return (resize(np.ascontiguousarray(values[index]), inner[1:])[part[1:]] for index in kept)
+        return resize_volume(np.ascontiguousarray(values), inner, part)
+
+    def resampled(self, values: NDArray[np.float32], steps_mm: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return a volume that is turned already, resampled but neither cropped nor padded; `steps_mm` per axis."""
+        kept = self._kept_slices(len(values))
+        inner, _, _ = self._fit(values.shape, steps_mm, len(kept))
+        return np.stack([*self._resized(values, kept, inner, (slice(None),) * 3)])
+
+    def _by_steps(
+        self,
+        values: NDArray[np.float32],
+        kept: Sequence[int],
+        placement: Placement,
+        ends: tuple[float, float],
+        affine: NDArray[np.float64],
+    ) -> NDArray[np.float32]:
+        """Return the canvas in levels plus a half, with the steps after resampling."""
+        depth, rows, columns = placement.inner
+        planes = np.stack([*self._resized(values, kept, (depth, rows, columns), (slice(None),) * 3)])
+        display = (planes - np.float32(ends[0])) * np.float32(1 / (ends[1] - ends[0]))
+        on_canvas, on_inner = overlap(placement.offset, placement.inner, placement.size)
+        whole = self.through("after_resampling", display, affine)
+        canvas = np.zeros(placement.size, np.float32)
+        canvas[on_canvas] = whole[on_inner]
+        canvas = self.through("before_normalisation", canvas, affine)
+        levels: NDArray[np.float32] = np.clip(canvas * np.float32(self.levels) + np.float32(0.5), 0, self.levels)
+        return levels
 
     def _cropped(
         self, values: NDArray[np.float32], part: tuple[slice, ...], inner: tuple[int, ...], grey: float
@@ -166,7 +222,7 @@ class VolumePreprocess(Definition):
         offset = tuple((int(side) - length) // 2 for side, length in zip(size, found, strict=True))
         return found, offset, tuple(int(side) for side in size)  # type: ignore[return-value]
 
-    def _range(self, values: NDArray[np.float32]) -> tuple[float, float]:
+    def display_range(self, values: NDArray[np.float32]) -> tuple[float, float]:
         """Return the values that become display 0 and 1; raises DicomRefusal E-CONST."""
         if self.intensity == "window":
             return self.limits[0], self.limits[1]
@@ -195,12 +251,11 @@ class VolumePreprocess(Definition):
 
 _CHOICES = {
     "mode": ("volume", "slices"),
-    "orientation": ("axial", "acquired"),
     "intensity": ("percentile", "zscore", "window"),
 }
 
 
-def _orientation(affine: NDArray[np.float64], wanted: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+def orientation_of(affine: NDArray[np.float64], wanted: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     """Return the order of the volume's axes and which to reverse; oblique volumes go to the nearest patient axes.
 
     Source: LPS patient axes of DICOM PS3.3 C.7.6.2.1.1. Raises DicomRefusal E-GEOM when two axes share one direction.
@@ -213,15 +268,27 @@ def _orientation(affine: NDArray[np.float64], wanted: str) -> tuple[tuple[int, i
             f"an oblique volume whose axes lie nearest to {nearest}",
             fix="reformat the series, or use orientation=acquired",
         )
-    if wanted == "axial":
-        axes = (nearest.index(2), nearest.index(1), nearest.index(0))
-        return axes, tuple(bool(directions[p, a] < 0) for p, a in zip((2, 1, 0), axes, strict=True))  # type: ignore[return-value]
+    if wanted != "acquired":
+        ends = _axes_named("SPL" if wanted == "axial" else wanted)
+        axes = tuple(nearest.index(patient) for patient, _ in ends)
+        return axes, tuple(bool(directions[p, a] * sign < 0) for (p, sign), a in zip(ends, axes, strict=True))  # type: ignore[return-value]
     through = nearest[0]
     rows = 2 if through != 2 else 1  # rows run head to foot, except in axial slices: front to back
     columns = next(p for p in (0, 1) if p not in {through, rows})
     axes = (0, nearest.index(rows), nearest.index(columns))
     row_reversed = directions[2, axes[1]] > 0 if rows == 2 else directions[1, axes[1]] < 0
     return axes, (bool(directions[through, 0] < 0), bool(row_reversed), bool(directions[columns, axes[2]] < 0))
+
+
+def _axes_named(word: str) -> list[tuple[int, int]]:
+    """Return the patient axis (0 to L, 1 to P, 2 to S) and its sign per letter; nothing for what is no such word."""
+    letters = {
+        end: (axis, sign)
+        for axis, pair in enumerate(("LR", "PA", "SI"))
+        for end, sign in zip(pair, (1, -1), strict=True)
+    }
+    found = [letters[letter] for letter in str(word) if letter in letters]
+    return found if len(str(word)) == 3 and sorted(axis for axis, _ in found) == [0, 1, 2] else []
 
 
 def _per_axis(spacing: float | Sequence[float | None] | None) -> tuple[float | None, ...]:

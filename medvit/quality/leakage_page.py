@@ -21,7 +21,7 @@ def write(audit: Audit, manifest: Manifest, folder: Path) -> None:
     """Write `folder/audit.html`; raises DataError when it cannot be written."""
     exact, near = _exact(audit.exact), _near(audit.near)
     shown = sorted({row for _, rows in exact + near for row in rows})
-    pictures = Pictures(manifest, _measures(manifest, shown))
+    pictures = Pictures(manifest, measures_of(manifest, shown))
     values = {
         "audit": audit,
         "digest": manifest.digest,
@@ -66,7 +66,7 @@ def _words(across: bool, conflict: bool) -> str:
     return ("on two sides" if across else "on one side") + (", labels differ" if conflict else "")
 
 
-def _measures(manifest: Manifest, shown: Sequence[int]) -> pd.DataFrame:
+def measures_of(manifest: Manifest, shown: Sequence[int]) -> pd.DataFrame:
     """Return what decides how coarse a thumbnail is: text is looked for in the images that are shown."""
     todo = items(manifest)
     code, text = [""] * len(todo), [False] * len(todo)

@@ -28,7 +28,7 @@ from medvit.report.figures import Figure
 from medvit.report.headline import headline, leaks
 from medvit.report.shift import shift
 from medvit.report.table import Row, Table, plain
-from medvit.report.wording import class_name, format_estimate, format_interval, full_precision
+from medvit.report.wording import class_name, format_estimate, full_precision
 
 SCHEMA = "medvit.report/1"
 
@@ -168,7 +168,7 @@ def html(report: Report) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Any] = {
-        "bounds": format_interval,
+        "bounds": lambda value: value.bounds,
         "cell": format_estimate,
         "exact": full_precision,
         "svg": _svg,

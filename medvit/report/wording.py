@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medvit.dicom.tags import uid_name
-from medvit.metric.bootstrap import Interval
+from medvit.metric.bootstrap import Interval, short
 
 _ONLY_YES = {"positive", "pos", "present", "yes", "true", "1"}
 
@@ -24,30 +24,13 @@ def class_name(finding: str, labels: Mapping[str, Sequence[str]]) -> str:
 def format_estimate(value: Any) -> str:
     """Return a cell as it is read: three decimals and the interval in brackets, or why there is no number."""
     if isinstance(value, Interval):
-        if not math.isfinite(value.value):
-            return value.note or "n/a"
-        return f"{_short(value.value)} {format_interval(value)}"
+        return str(value)
     if isinstance(value, float):
-        return _short(value) if math.isfinite(value) else ""
+        return short(value) if math.isfinite(value) else ""
     return "" if value is None else uid_name(str(value))
-
-
-def format_interval(value: Interval) -> str:
-    """Return an interval's two ends in brackets, or why there are none."""
-    if not math.isfinite(value.low):
-        return f"(no interval: {value.note})"
-    if value.low == value.high and value.value != 0:
-        return "(no interval: every draw gives this value)"
-    return f"({_short(value.low)} to {_short(value.high) if math.isfinite(value.high) else '∞'})"
 
 
 def full_precision(value: Any) -> str:
     """Return the number with all its digits, as report.json has it, for the cell's attribute."""
     number = value.value if isinstance(value, Interval) else value
     return repr(float(number)) if isinstance(number, float) and math.isfinite(number) else ""
-
-
-def _short(value: float) -> str:
-    size = abs(value)
-    text = f"{value:.2g}" if 0 < size < 0.001 else f"{value:.3f}" if size < 10 else f"{value:.1f}"
-    return text.replace("-", "−")

@@ -11,7 +11,7 @@ import pydicom
 from numpy.typing import NDArray
 
 from medvit.dicom import tags
-from medvit.dicom.decode import stored_frames
+from medvit.dicom.codec.decode import stored_frames
 from medvit.dicom.facts import read_facts
 from medvit.dicom.limits import LIMITS
 from medvit.dicom.read import modality_values

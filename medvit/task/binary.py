@@ -22,7 +22,7 @@ class Binary(Multilabel):
         self,
         label: str,
         values: dict[str, int] | None = None,
-        loss: str = "bce",
+        loss: Any = "bce",
         options: dict[str, Any] | None = None,
         uncertain: Any = "ignore",
         missing: Any = "ignore",

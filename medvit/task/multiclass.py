@@ -14,16 +14,20 @@ from torch import Tensor
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task, binary_scores
 from medvit.task.label import one_of
+from medvit.task.library_loss import criterion_of, setting_of
 from medvit.task.loss import cross_entropy
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CROSS_ENTROPY = "cross_entropy"
 
 
 class Multiclass(Task):
     """`label` in the manifest holds one of `classes` (their order is the order of the outputs) or nothing (missing).
 
     `smoothing` in [0, 1) is spread over the classes; with `balanced` a class weighs the inverse of its training count.
+    `loss` is cross_entropy, which these two are of, or a loss of a library.
     Raises ConfigError for fewer than 2 classes, one that stands twice, or a smoothing outside its range.
     """
 
@@ -31,14 +35,40 @@ class Multiclass(Task):
     one_label = True
 
     def __init__(
-        self, label: str, classes: Sequence[str | int], smoothing: float = 0.1, balanced: bool = False
+        self,
+        label: str,
+        classes: Sequence[str | int],
+        smoothing: float = 0.1,
+        balanced: bool = False,
+        loss: Any = CROSS_ENTROPY,
     ) -> None:
         self.choice = one_of(label, classes, "classes", least=2)
         if not 0 <= smoothing < 1:
             raise ConfigError(f"task.smoothing={smoothing}: expected 0 <= smoothing < 1")
-        settings = {"label": label, "classes": list(classes), "smoothing": smoothing, "balanced": balanced}
+        self.criterion = None if loss == CROSS_ENTROPY else self._library_loss(loss, smoothing, balanced)
+        said = setting_of(self.criterion, loss)
+        settings = {
+            "label": label,
+            "classes": list(classes),
+            "smoothing": smoothing,
+            "balanced": balanced,
+            "loss": said,
+        }
         super().__init__(tuple(str(each) for each in classes), settings)
         self.smoothing, self.balanced = smoothing, balanced
+
+    def _library_loss(self, loss: Any, smoothing: float, balanced: bool) -> Any:
+        if isinstance(loss, str):
+            raise ConfigError(
+                f"task.loss={loss!r} is unknown; expected {CROSS_ENTROPY}, or a loss of torch or MONAI as "
+                "task.loss={_target_: torch.nn.MultiMarginLoss}"
+            )
+        if not isinstance(loss, dict) and (smoothing or balanced):  # of a stored task they are what they are
+            raise ConfigError(
+                "task.smoothing and task.balanced are of cross_entropy, and another task.loss would not use them: give "
+                "task.smoothing=0 task.balanced=false"
+            )
+        return criterion_of(loss, len(self.choice.words), exclusive=True)
 
     def encode(self, frame: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return one-hot targets [n K]; a missing label gives a row of zeros with weight 0."""
@@ -74,11 +104,14 @@ class Multiclass(Task):
         weight: Float[Tensor, "B K"],
         epoch: int = 0,  # noqa: ARG002 (the same in every epoch)
     ) -> Float[Tensor, ""]:
-        """Return softmax cross-entropy with smoothing, averaged over the rows that count.
+        """Return softmax cross-entropy with smoothing, or the loss that was given, averaged over the rows that count.
 
         Raises:
             ConfigError: `balanced`, and `fit` was not called.
         """
+        if self.criterion is not None:
+            found: Tensor = self.criterion(logits, target, weight)
+            return found
         balance = None
         if self.balanced:
             if not self.fitted:

@@ -23,7 +23,8 @@ from medvit.task.label import (
     resolve_policy,
     soft_label_draws,
 )
-from medvit.task.loss import LossContext, binary_loss
+from medvit.task.library_loss import LibraryLoss, criterion_of, setting_of
+from medvit.task.loss import LossContext
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 class Multilabel(Task):
     """`labels` in the manifest hold 0, 1, -1 (uncertain) or nothing (missing).
 
-    `loss` is bce, pos_weight, focal, asl or ldam_drw, with its `options`. `uncertain` and `missing` are a policy
-    (ignore, ones, zeros, smooth, or a range [low, high]) for all labels, or a mapping label -> policy with a `default`.
+    `loss` is bce, pos_weight, focal, asl or ldam_drw, with its `options`, or a loss of a library. `uncertain` and
+    `missing` are a policy (ignore, ones, zeros, smooth, or a range [low, high]) for all labels, or a mapping label ->
+    policy with a `default`.
     A smooth label is trained as a soft target drawn per sample and epoch and never enters a metric.
     Raises ConfigError for no label or one twice, and unknown losses, options and policies.
     """
@@ -43,7 +45,7 @@ class Multilabel(Task):
     def __init__(
         self,
         labels: Sequence[str],
-        loss: str = "bce",
+        loss: Any = "bce",
         options: dict[str, Any] | None = None,
         uncertain: Any = "ignore",
         missing: Any = "ignore",
@@ -51,9 +53,9 @@ class Multilabel(Task):
     ) -> None:
         if not labels or len(set(labels)) != len(labels):
             raise ConfigError(f"task.labels={list(labels)}: expected at least one label, each once")
-        settings = {"labels": list(labels), "loss": loss, "options": options or {}}
+        self.criterion = criterion_of(loss, len(labels), options)
+        settings = {"labels": list(labels), "loss": setting_of(self.criterion, loss), "options": options or {}}
         super().__init__(tuple(labels), {**settings, "uncertain": uncertain, "missing": missing, "seed": seed})
-        self.criterion = binary_loss(loss, options)
         self.uncertain = policies(uncertain, self.names, "task.uncertain")
         self.missing = policies(missing, self.names, "task.missing")
         self.seed = seed
@@ -86,7 +88,10 @@ class Multilabel(Task):
         Raises:
             DataError: labels without a positive or without a negative, all in one message.
         """
-        truth = self.truth(*self.encode(frame))
+        target, weight = self.encode(frame)
+        if isinstance(self.criterion, LibraryLoss):
+            self.criterion.refuse_partial(weight, self.names)
+        truth = self.truth(target, weight)
         positive, negative = (truth == 1).sum(axis=0), (truth == 0).sum(axis=0)
         single = [
             f"label {name}: {p} positives and {n} negatives"
@@ -105,7 +110,8 @@ class Multilabel(Task):
     ) -> Float[Tensor, ""]:
         """Return the mean of the chosen loss over the entries that count; soft targets and LDAM depend on `epoch`."""
         counts = torch.tensor([self.fitted["negative"], self.fitted["positive"]]).float() if self.fitted else None
-        return self.criterion(logits, self.draw(target, epoch), weight, LossContext(counts, epoch))
+        found: Tensor = self.criterion(logits, self.draw(target, epoch), weight, LossContext(counts, epoch))
+        return found
 
     def draw(self, target: Float[Tensor, "B K"], epoch: int) -> Float[Tensor, "B K"]:
         """Return the targets with every soft one drawn for `epoch`, uniform in its range.

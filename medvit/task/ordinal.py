@@ -34,11 +34,12 @@ class Ordinal(Task):
     one_label = True
     monitor = "val/kappa"
 
-    def __init__(self, label: str, levels: Sequence[str | int], loss: str = "corn") -> None:
+    def __init__(self, label: str, levels: Sequence[str | int], loss: Any = "corn") -> None:
         self.choice = one_of(label, levels, "levels", least=3)
-        if loss not in ORDINAL_LOSSES:
+        if not isinstance(loss, str) or loss not in ORDINAL_LOSSES:
             raise ConfigError(
-                f"task.loss={loss!r} is unknown; expected corn or cumulative{nearest(loss, ORDINAL_LOSSES)}"
+                f"task.loss={loss!r} is unknown, and what the outputs of grades mean follows from the loss; expected "
+                f"corn or cumulative{nearest(loss, ORDINAL_LOSSES)}"
             )
         settings = {"label": label, "levels": list(levels), "loss": loss}
         super().__init__(tuple(f"{label}>={each}" for each in levels[1:]), settings)

@@ -13,6 +13,7 @@ from medvit.config_words import nearest
 from medvit.errors import ConfigError, DataError
 from medvit.task.base import Array, Task
 from medvit.task.label import label_numbers
+from medvit.task.library_loss import criterion_of, setting_of
 from medvit.task.loss import REGRESSION_LOSSES, masked_mean, zero_masked_targets
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class Regression(Task):
     """`label` in the manifest holds a number between `low` and `high` in `unit`, or nothing (missing).
 
     The network works in standard deviations of the training labels; targets, probabilities (here: values) and scores
-    are in the unit. `loss` is huber, l1 or mse, of the standardised values. Raises ConfigError for another loss, or
-    `low` not below `high`.
+    are in the unit. `loss` is huber, l1, mse or a loss of a library, of the standardised values. Raises ConfigError for
+    another loss, or `low` not below `high`.
     """
 
     kind: ClassVar[str] = "regression"
@@ -32,15 +33,18 @@ class Regression(Task):
     mode = "min"
 
     def __init__(
-        self, label: str, unit: str = "", loss: str = "huber", low: float | None = None, high: float | None = None
+        self, label: str, unit: str = "", loss: Any = "huber", low: float | None = None, high: float | None = None
     ) -> None:
-        if loss not in REGRESSION_LOSSES:
+        word = isinstance(loss, str)
+        if word and loss not in REGRESSION_LOSSES:
             raise ConfigError(
                 f"task.loss={loss!r} is unknown; expected huber, l1 or mse{nearest(loss, REGRESSION_LOSSES)}"
             )
         if low is not None and high is not None and low >= high:
             raise ConfigError(f"task.low={low} must be below task.high={high}")
-        super().__init__((label,), {"label": label, "unit": unit, "loss": loss, "low": low, "high": high})
+        self.criterion = None if word else criterion_of(loss, 1, values=True)
+        said = setting_of(self.criterion, loss)
+        super().__init__((label,), {"label": label, "unit": unit, "loss": said, "low": low, "high": high})
         self.unit, self.word = unit, loss
         self.low, self.high = -np.inf if low is None else low, np.inf if high is None else high
 
@@ -82,6 +86,9 @@ class Regression(Task):
         """Return the mean of the chosen loss of the standardised values over the rows that count."""
         mean, std = self._scale()
         wanted = (zero_masked_targets(target, weight) - mean) / std
+        if self.criterion is not None:
+            found: Tensor = self.criterion(logits, wanted, weight)
+            return found
         return masked_mean(REGRESSION_LOSSES[self.word](logits.float(), wanted, reduction="none"), weight)
 
     def probabilities_numpy(self, logits: NDArray[Any]) -> Array:

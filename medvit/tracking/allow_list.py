@@ -17,9 +17,23 @@ WITHHELD = "(withheld)"
 # Top-level groups of a resolved configuration whose values are parameters of the experiment.
 GROUPS = frozenset(
     {
-        *("augment", "bag", "batch", "cache", "callbacks", "data", "device", "epochs", "evaluate", "labels", "loss"),
-        *("model", "optim", "patience", "precision", "preprocess", "sampler", "schedule", "seed", "split", "strategy"),
-        *("study", "task", "train", "trainer", "weights"),
+        *("augment", "bag", "batch", "cache", "callbacks", "data", "device", "epochs", "evaluate", "include"),
+        *("labels", "logger", "loss", "metrics", "model", "objective", "optim", "optimizer", "patience", "precision"),
+        *("preprocess", "sampler", "schedule", "scheduler"),
+        *(
+            "seed",
+            "seeds",
+            "shares",
+            "split",
+            "starts",
+            "strategy",
+            "study",
+            "subset",
+            "task",
+            "train",
+            "trainer",
+            "weights",
+        ),
     }
 )
 # Settings that name a place, a machine or a person, wherever they stand.
@@ -70,7 +84,8 @@ def flat(config: Mapping[str, Any]) -> dict[str, str]:
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else key, inner)
         else:
-            found[mlflow_name(prefix)] = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+            nested = isinstance(value, (dict, list))  # sorted: config.json, which a resumed run reads, is too
+            found[mlflow_name(prefix)] = json.dumps(value, sort_keys=True) if nested else str(value)
 
     walk("", redacted(config))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -71,10 +72,16 @@ def _save(place: Path, bundle: Path, ids: tuple[str, str], findings: tuple[str, 
             code_paths=[str(_PACKAGE)],
             signature=signature(findings),
             input_example=None if example is None else pd.DataFrame({"dicom": [example]}),
-            pip_requirements=[f"{package}=={metadata.version(package)}" for package in _NEEDS],
+            pip_requirements=[f"{package}=={metadata.version(package)}" for package in _needs(bundle)],
             mlflow_model=Model(artifact_path="model", model_uuid=ids[1], run_id=ids[0], model_id=ids[1]),
         )
     _drop_source(place / "MLmodel")
+
+
+def _needs(bundle: Path) -> list[str]:
+    """Return the packages that the model runs with; a bundle with steps of MONAI names that and torch."""
+    told = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))["required_packages_version"]
+    return list(dict.fromkeys([*_NEEDS, *told]))
 
 
 def _drop_source(file: Path) -> None:

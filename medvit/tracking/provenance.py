@@ -12,7 +12,10 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medvit.tracking.run import Run
 
 PACKAGES = (
     *("medvit", "torch", "monai", "pytorch-lightning", "torchmetrics", "numpy", "pandas", "pyarrow", "pydicom"),
@@ -24,6 +27,20 @@ PACKAGES = (
 def environment() -> dict[str, Any]:
     """Return code, packages and hardware as plain JSON: no host name, user name or path."""
     return {"code": code(), "python": platform.python_version(), "packages": packages(), "machine": machine()}
+
+
+def attach(run: Run, settings: dict[str, Any], data: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Attach settings, environment and hashes to a run, and return hashes and environment.
+
+    `data` are the hashes of its data; its validation predictions, which thresholds will come from, are hashed too.
+    """
+    from medvit.tracking.allow_list import redacted
+
+    sealed = {"validation": file_sha256(run.folder / "validation.parquet")}
+    found, here = hashes(settings, **data, **sealed), environment()
+    for name, content in (("config", redacted(settings)), ("environment", here), ("hashes", found)):
+        run.json(content, f"{name}.json")
+    return found, here
 
 
 def code() -> dict[str, Any]:

@@ -22,8 +22,9 @@ from typing import Any
 from medvit.atomic_file import replace_file
 from medvit.errors import RunError
 from medvit.tracking.allow_list import check_artifact, check_metrics, check_tags, flat, mlflow_name
-from medvit.tracking.store import open_client
+from medvit.tracking.store import called, open_client
 
+_PARENT = "mlflow.parentRunId"
 _PARAM_LIMIT = 6000  # characters, MLflow's own limit for one parameter
 
 
@@ -156,15 +157,18 @@ def _writing(what: str) -> Iterator[None]:
         ) from error
 
 
-def start(folder: Path, experiment: str, name: str) -> Run:
+def start(folder: Path, experiment: str, name: str, parent: str | None = None) -> Run:
     """Open a new run in `folder`, making the experiment when it is new, and its folder `<folder>/<run id>`.
+
+    `parent`: the id of the run that MLflow shows it under.
 
     Raises:
         RunError: the folder cannot be written, or the experiment was deleted in the MLflow UI.
     """
     client = open_client(folder)
     experiment_id = _experiment(client, folder, experiment)
-    run = client.create_run(experiment_id, run_name=name, tags={"mlflow.source.type": "LOCAL"})
+    tags = {"mlflow.source.type": "LOCAL", **({_PARENT: parent} if parent else {})}
+    run = client.create_run(experiment_id, run_name=name, tags=tags)
     own = folder.resolve() / run.info.run_id
     try:
         own.mkdir(parents=True)
@@ -172,6 +176,17 @@ def start(folder: Path, experiment: str, name: str) -> Run:
         client.set_terminated(run.info.run_id, "FAILED")
         raise RunError(f"The folder of the run cannot be made ({error.strerror}). Give tracking.folder=DIR.") from error
     return Run(client, run.info.run_id, experiment_id, own)
+
+
+def children(parent: Run) -> list[tuple[Run, dict[str, str]]]:
+    """Return the runs that were started under a run, the newest first, with their parameters."""
+    wanted = f"tags.`{_PARENT}` = '{parent.id}'"
+    found = parent.client.search_runs([parent.experiment_id], wanted, order_by=["attributes.start_time DESC"])
+    place = parent.folder.parent
+    return [
+        (Run(parent.client, each.info.run_id, parent.experiment_id, place / each.info.run_id), dict(each.data.params))
+        for each in found
+    ]
 
 
 def _experiment(client: Any, folder: Path, name: str) -> str:
@@ -200,7 +215,7 @@ def get(run_id: str, folder: Path, finished: bool = False) -> Run:
     from mlflow.exceptions import MlflowException
 
     if not (folder / "mlflow.db").is_file():
-        raise RunError("The runs folder holds no mlflow.db. Train first, or give tracking.folder=DIR.")
+        raise RunError(f"{called(folder)} holds no mlflow.db. Train first, or give tracking.folder=DIR.")
     client = open_client(folder)
     if run_id == "latest":
         run_id = _latest(client, finished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from medvit.atomic_file import replace_file
 from medvit.errors import RunError
 from medvit.file_lock import locked
+from medvit.tracking.run_lock import close_abandoned
 
 logger = logging.getLogger(__name__)
 _PATIENCE = 900.0  # seconds that a database may stay locked by another process; MLflow itself gives up after 20
@@ -25,8 +28,17 @@ def store_uri(folder: Path) -> str:
     """Return the tracking address of a runs folder; refuse names that a database address cannot hold."""
     path = folder.resolve() / "mlflow.db"
     if set(str(path)) & set("?#%"):
-        raise RunError("The runs folder's name has ?, # or %, which a database address cannot hold. Rename the folder.")
+        raise RunError(
+            "tracking.folder has ?, # or % in its name, which a database address cannot hold. Rename the folder."
+        )
     return f"sqlite:///{path}"
+
+
+def called(folder: Path) -> str:
+    """Return a runs folder as an error may name it: without its name where that has what a person's could have."""
+    name = str(folder)
+    told = re.fullmatch(r"[\w./-]{1,120}", name) and not re.search(r"\d{5}", name)
+    return f"tracking.folder={name}" if told else "the folder of tracking.folder"
 
 
 def open_client(folder: Path) -> Any:
@@ -34,6 +46,7 @@ def open_client(folder: Path) -> Any:
 
     Processes that start at once wait for each other. A database that a crash left half made is never seen: it gets its
     name when it is whole. In a folder that was moved or copied, MLflow's absolute addresses become those of the folder.
+    Runs whose process is gone are closed (`run_lock.close_abandoned`).
 
     Raises:
         RunError: the folder cannot be written, or the database cannot be opened.
@@ -54,13 +67,14 @@ def open_client(folder: Path) -> Any:
             client = Patient(_patiently(MlflowClient, tracking_uri=uri, registry_uri=uri))
             client.search_experiments(max_results=1)
             _follow(database)
+            close_abandoned(client, database)
     except OSError as error:
         raise RunError(
-            f"The runs folder cannot be written ({error.strerror}). Give tracking.folder=DIR on a disk with space."
+            f"{called(folder)} cannot be written ({error.strerror}). Give tracking.folder=DIR on a disk with space."
         ) from error
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         raise RunError(
-            "mlflow.db in the runs folder cannot be opened: it is damaged or read-only, the disk is full, or it was "
+            f"mlflow.db of {called(folder)} cannot be opened: it is damaged or read-only, the disk is full, or it was "
             "made by another MLflow version (then run `mlflow db upgrade` on a copy of it)."
         ) from error
     return client
@@ -69,13 +83,20 @@ def open_client(folder: Path) -> Any:
 def _create(database: Path) -> None:
     """Lay out an empty store and give it its name when it is whole."""
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+    from sqlalchemy import event
 
-    draft = database.with_name(f".{database.name}.new")
-    draft.unlink(missing_ok=True)
-    engine = create_sqlalchemy_engine(f"sqlite:///{draft}")
-    _initialize_tables(engine)
-    engine.dispose()
-    draft.replace(database)
+    def in_memory(connection: Any, _: Any) -> None:
+        """Spare the disk of MLflow's hundred commits: a draft that a crash left is thrown away."""
+        for pragma in ("synchronous=OFF", "journal_mode=MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def lay_out(draft: Path) -> None:
+        engine = create_sqlalchemy_engine(f"sqlite:///{draft}")
+        event.listen(engine, "connect", in_memory)
+        _initialize_tables(engine)
+        engine.dispose()
+
+    replace_file(database, lay_out)
 
 
 def _follow(database: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_OF_CHECKPOINT = ("family", "weights", "revision", "sha256", "licence", "citation")
+_OF_CHECKPOINT = ("family", "weights", "revision", "sha256", "licence", "forbids", "pretrained_on", "citation")
 
 
 def checkpoint_tags(weights: Mapping[str, str]) -> dict[str, str]:
     """Return where a run's first weights came from, as `medvit.weights.*`; a hub id's slash is --, as in the store."""
-    plain = {key: re.sub(r"[^\w .,:;+=()@-]+", " ", weights[key].replace("/", "--"))[:200] for key in _OF_CHECKPOINT}
+    plain = {
+        key: re.sub(r"[^\w .,:;+=()@-]+", " ", weights.get(key, "").replace("/", "--"))[:200] for key in _OF_CHECKPOINT
+    }
     return {f"medvit.weights.{'id' if key == 'weights' else key}": value for key, value in plain.items() if value}
 
 

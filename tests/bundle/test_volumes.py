@@ -71,14 +71,13 @@ def folder(series, films, tmp_path) -> Path:
 def test_a_site_checks_its_reading_of_series_too(bundle, heads, monkeypatch) -> None:
     cases, worst = golden.check(Runtime(bundle))
     assert (cases, worst < 1e-5) == (2, True)
-    original = VolumePreprocess._range
-    monkeypatch.setattr(VolumePreprocess, "_range", lambda self, values: (0.0, original(self, values)[1] * 1.2))
+    original = VolumePreprocess.display_range
+    monkeypatch.setattr(VolumePreprocess, "display_range", lambda self, values: (0.0, original(self, values)[1] * 1.2))
     with pytest.raises(BundleError, match="does not reproduce the model"):
         golden.check(Runtime(bundle))
 
 
 def test_the_files_of_a_folder_become_series_again(bundle, heads, series, folder, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path / "key"))
     assert predict(bundle, folder, tmp_path / "out", isolate=False) == 10
     table = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype=str)
     assert table["status"].tolist() == ["OK", "OK", "REJECTED"]
@@ -150,7 +149,6 @@ def test_prediction_makes_the_volumes_that_the_index_makes_and_says_of_each_what
     from medvit.index import index
     from medvit.preprocess import VolumeFiles
 
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path / "key"))
     known = index(several, tmp_path / "data", options={"patient_fallback": "file"}, on_bad="skip")
     keys = known.table["volume_key"]
     assert sorted(known.table["table.volume"]) == ["", "echo=1", "echo=2", "t=0", "t=1", "t=2"]

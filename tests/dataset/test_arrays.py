@@ -23,11 +23,6 @@ from medvit.preprocess.nifti import read_nifti
 from medvit.split import split
 
 
-@pytest.fixture(autouse=True)
-def key(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path_factory.mktemp("key") / "pseudonym.key"))
-
-
 def medmnist(path, count=12, shape=(64, 64), labels=1):
     rng = np.random.default_rng(0)
     arrays = {}

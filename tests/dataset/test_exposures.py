@@ -17,11 +17,6 @@ PROCESSING, CAPTURE = "1.2.840.10008.5.1.4.1.1.1.1.1", "1.2.840.10008.5.1.4.1.1.
 RAW = 4095 - PHANTOM  # as detectors give it: dark where the film for presentation is bright
 
 
-@pytest.fixture(autouse=True)
-def key(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path / "pseudonym.key"))
-
-
 def source(uid: str) -> list[Dataset]:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = kit.DX, uid

@@ -16,11 +16,6 @@ from medvit.phantom import dicom_objects, mr_series
 from medvit.phantom import films as phantom
 
 
-@pytest.fixture(autouse=True)
-def key(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path_factory.mktemp("key") / "pseudonym.key"))
-
-
 @pytest.fixture(scope="session")
 def films(tmp_path_factory):
     folder = tmp_path_factory.mktemp("films") / "set"
@@ -438,6 +433,14 @@ def test_colour_nifti_is_refused(tmp_path):
     nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "root" / "a.nii.gz")
     with pytest.raises(DataError, match=r"E-COLOUR\s+NIfTI with RGB"):
         index(tmp_path / "root", tmp_path / "out", options={"patient_fallback": "file"})
+
+
+def test_a_set_of_which_everything_is_left_out_is_refused_and_says_where_the_reasons_are(tmp_path: Path) -> None:
+    """It was an internal error: a table without a row has no columns."""
+    phantom.write_films(tmp_path / "raw", 1, 1)
+    with pytest.raises(DataError, match=r"no image is left: 3 objects are refused, see exclusions.csv"):
+        index(tmp_path / "raw" / "dicom", tmp_path / "out", options={"accept": {"min_side": 4000}}, on_bad="skip")
+    assert (tmp_path / "out" / "exclusions.csv").read_text().count(",E-") == 3
 
 
 def test_every_volume_of_a_series_reads_by_its_row_alone(tmp_path):

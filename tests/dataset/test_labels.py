@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvit.dataset.label_join import LabelSpec, join, read_table
+from medvit.dataset.label.join import LabelSpec, join, read_table
 from medvit.dataset.scan import JOINS
 from medvit.errors import ConfigError, DataError
 

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
+from medvit.config import conf_dir
+from medvit.config_check import preflight
 from medvit.data.cache import Cache
 from medvit.dataset import fingerprint
 from medvit.dataset import leakage as audits
@@ -40,11 +42,6 @@ COPIES = {
         np.uint8
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def key(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path_factory.mktemp("key") / "pseudonym.key"))
 
 
 @pytest.fixture(scope="session")
@@ -252,8 +249,9 @@ def test_a_backbone_joins_the_audit_and_is_named_in_what_was_sought(films, tmp_p
 
 
 def test_a_backbone_without_an_audit_is_a_setting_ignored_and_therefore_an_error():
-    assert check({"embed": "latest", "audit": False}) == ["embed=... says how the audit looks; it needs audit=true"]
-    assert not check({"embed": "latest", "audit": True})
+    told = ["embed is used with audit=true alone: give that, or leave embed out"]
+    assert preflight(conf_dir(), "split", ["data.folder=x", "embed=latest"], check) == told
+    assert preflight(conf_dir(), "split", ["data.folder=x", "embed=latest", "audit=true"], check) == []
 
 
 def test_copies_whose_labels_are_partly_missing_are_compared_label_by_label():
@@ -262,3 +260,19 @@ def test_copies_whose_labels_are_partly_missing_are_compared_label_by_label():
     assert text.nunique() == 3
     assert audits.label_text(table.iloc[[0, 0]]).nunique() == 1
     assert audits.label_text(table.filter(["uid"])).tolist() == [""] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("nih_chestxray14", "NIH ChestX-ray14"),
+        ("mimic_cxr_jpg", "MIMIC-CXR"),
+        ("kermany", ""),
+        ("folder", ""),
+    ],
+)
+def test_a_data_set_that_the_makers_of_the_weights_pretrained_on_is_told(name: str, seen: str) -> None:
+    from medvit.dataset.leakage import seen_in_pretraining
+
+    told = seen_in_pretraining(name, "MIMIC-CXR; CheXpert; NIH ChestX-ray14; PadChest; BRAX")
+    assert told.startswith(f"the starting weights were pretrained on {seen}: ") if seen else told == ""

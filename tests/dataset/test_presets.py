@@ -30,11 +30,6 @@ STATED = ("Get:", "Licence:", "Labels:", "Patient:", "Split:", "Checked:")
 PEOPLE = range(10)
 
 
-@pytest.fixture(autouse=True)
-def key(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path_factory.mktemp("key") / "pseudonym.key"))
-
-
 def noise(seed: object) -> np.ndarray:
     return np.random.default_rng(abs(hash(str(seed))) % 2**32).integers(0, 255, (64, 64)).astype(np.uint8)
 

@@ -20,7 +20,6 @@ VENDORS = {  # SOP class UID, who writes it, its modality
 
 
 def test_private_objects_without_pixels_are_skipped_and_counted(tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path / "pseudonym.key"))
     root = tmp_path / "export"
     root.mkdir()
     (root / "film.dcm").write_bytes(kit.film())
@@ -34,7 +33,6 @@ def test_private_objects_without_pixels_are_skipped_and_counted(tmp_path, monkey
 
 @pytest.mark.parametrize("uid", ["1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.4"])
 def test_an_object_of_an_image_class_without_pixels_still_stops_the_index(uid, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path / "pseudonym.key"))
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "film.dcm").write_bytes(kit.film())
     (tmp_path / "export" / "torn.dcm").write_bytes(bent.without_pixels(uid, "MR"))

@@ -60,7 +60,6 @@ def test_a_signed_image_that_may_be_negative_keeps_its_zero_in_the_middle() -> N
 
 
 def test_the_index_decides_once_for_the_set_and_the_preprocessing_keeps_it(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path / "pseudonym.key"))
     (tmp_path / "set").mkdir()
     for number in range(120):
         stored = HOT if number == 7 else TEN

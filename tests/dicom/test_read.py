@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kit import PHANTOM, SHOWN
 from numpy.typing import NDArray
 
-from medvit.dicom import decode
+from medvit.dicom.codec import decode
 from medvit.dicom.policy import Accept, FilmPolicy
 from medvit.dicom.read import read_film
 from medvit.errors import ConfigError, DicomRefusal

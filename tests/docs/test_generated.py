@@ -36,7 +36,7 @@ def test_a_comment_that_goes_on_below_its_line_is_read_whole() -> None:
 def test_every_command_and_group_of_conf_is_on_the_page() -> None:
     assert {file.stem for file in (ROOT / "conf").glob("*.yaml")} == set(generated.COMMANDS)
     folders = {folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir()}
-    assert folders == {*generated.GROUPS, "data", "experiment"}
+    assert folders == {*generated.GROUPS, "data", "experiment", "evaluation"}  # the last beside its commands
 
 
 def test_every_recipe_and_data_set_says_what_it_is() -> None:

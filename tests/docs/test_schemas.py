@@ -42,18 +42,19 @@ def test_every_fact_of_the_manifest_is_in_its_table() -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("schemas")
     shim = str(Path(__file__).with_name("quick_python.py"))
-    for words in (["train"], ["evaluate", "run=latest"], ["export", "run=latest", "out=bundle"]):
+    embed = ["embed", "data.folder=work/phantom_cxr", "run=latest", "page=false", "out=embedded"]
+    for words in (["train"], embed, ["evaluate", "run=latest"], ["export", "run=latest", "out=bundle"]):
         subprocess.run(
             [sys.executable, shim, "-m", f"medvit.{words[0]}", *words[1:]],
             cwd=folder,
             check=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "MEDVIT_PSEUDO_KEY_FILE": str(folder / "pseudonym.key")},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("title", ["manifest.parquet", "splits.parquet", "predictions.parquet"])
+@pytest.mark.parametrize("title", ["manifest.parquet", "splits.parquet", "predictions.parquet", "embeddings.parquet"])
 def test_the_tables_hold_the_columns_that_are_said(made: Path, title: str) -> None:
     from pyarrow import parquet
 

@@ -1,10 +1,11 @@
 import pytorch_lightning as pl
 import torch
 
-from medvit.engine.module import FineTuner, Plan
+from medvit.engine.module import FineTuner
 from medvit.model.network import Network
 from medvit.model.pool import MeanPool
 from medvit.model.vit import ViT
+from medvit.optim.plan import Plan
 from medvit.optim.strategy import Full
 from medvit.task.binary import Binary
 from medvit.types import Batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ from omegaconf import OmegaConf
 
 from medvit.config import conf_dir
 from medvit.config_check import preflight
+from medvit.config_targets import trust_only
+from medvit.config_words import readable
 from medvit.errors import MedvitError
-from medvit.train import check, train
+from medvit.train import check, train, trial
 
 
 def settings(*words: str) -> Any:
@@ -40,6 +43,14 @@ def settings(*words: str) -> Any:
         ("optim=llrd", "LayerDecay adapts a pretrained encoder"),
         ("optim=auto", "Auto adapts a pretrained encoder"),
         ("optim=lp_ft model=densenet121", "give a model that has weights, or optim=scratch"),
+        ("optim=logistic model.weights=random task=regression task.unit=mm", "this task is regression: give optim=pro"),
+        (
+            "optim=logistic model.weights=random task=ordinal task.levels=[0,1,2]",
+            "this task is ordinal: give optim=pro",
+        ),
+        ("data.sampler=weighted task=regression task.unit=mm", "this task is regression: give plain or patient"),
+        ("data.unit=study", "bag=none takes one; give bag=study, or data.unit=null"),
+        ("preprocess=slices", "a series is several images, and bag=none takes one; give bag=study"),
     ],
 )
 def test_a_contradiction_is_told_with_the_word_that_helps(given: str, said: str) -> None:
@@ -63,15 +74,10 @@ def test_what_agrees_passes(given: str) -> None:
     assert preflight(conf_dir(), "train", given.split(), check) == []
 
 
-def test_mps_is_refused_elsewhere_and_a_run_that_srun_would_start_four_times_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_mps_is_refused_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     (found,) = preflight(conf_dir(), "train", ["trainer.accelerator=mps"], check)
     assert "only Apple's processors" in found
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    (found,) = preflight(conf_dir(), "train", [], check)
-    assert "start it once (srun --ntasks=1) with trainer.devices=N" in found
 
 
 def test_what_a_glance_can_tell_is_told_without_torch(tmp_path: Path) -> None:
@@ -98,6 +104,15 @@ def test_what_a_glance_can_tell_is_told_without_torch(tmp_path: Path) -> None:
         ("task.loss=bcee", "did you mean 'bce'?"),
         ("labels.values=null", "E-LABEL label finding"),
         ("pool.queries=5 pool=attention", "queries"),
+        ("pool=cls model=densenet121", "pool=cls needs a class token"),
+        (
+            "optim=lora model.weights=random optim.strategy.targets=[qvk]",
+            r"lora targets \['qvk'\] name no linear layer",
+        ),
+        ("optim=logistic model.weights=random pool=attention", "optim=logistic needs a pool without weights"),
+        ("optim=probe model.weights=random augment=xray", "computed once, without augmentation: set augment=none"),
+        ("optim=lp_ft model.weights=random trainer.epochs=5", "the backbone would stay frozen"),
+        ("preprocess.after_reading=[{_target_:monai.transforms.Rotate90d}]", "Rotate90d changes the shape"),
     ],
 )
 def test_what_cannot_be_built_opens_no_run(
@@ -119,16 +134,57 @@ def test_all_that_cannot_be_built_is_told_at_once(films: Path, tmp_path: Path) -
     assert len(str(told.value).splitlines()) == 3
 
 
+SWA = "pytorch_lightning.callbacks.StochasticWeightAveraging"
+WRONG = {
+    "trainer.precision=fp16": "did you mean '16-mixed'?",
+    f"+callbacks.swa={{_target_: {SWA}, swa_lrs: 0.1}}": "callbacks.swa: StochasticWeightAveraging is not taken",
+    "preprocess.after_reading=[{_target_: monai.transforms.Rotate90d}, {_target_: monai.transforms.GridSplitd}]": (
+        "after_reading, step 1: Rotate90d changes the shape.*; after_reading, step 2: GridSplitd makes"
+    ),
+    "preprocess.before_normalisation=[{_target_: my_parts.Needy}]": "needs a package .*'package_that_nobody_has'",
+    "augment.more=[{_target_: monai.transforms.MixUpd, batch_size: 2}]": "MixUpd mixes the images of a batch",
+    "metrics=[mae]": "MeanAbsoluteError measures a regression task, and this task is binary",
+    "optimizer._target_=torch.optim.LBFGS": "torch.optim.LBFGS cannot be built",
+    "model.network={_target_: monai.networks.nets.DenseNet121, spatial_dims: 2, in_channels: 1, out_channels: 7}": (
+        r"the output \[1, 7\] of one image of \[64, 64\] is no map"
+    ),
+}
+BESIDE = ["model=custom", "model.image_size=[64,64]", "model.features.layout=map", "augment=xray",
+          f"trust=[{SWA},my_parts.Needy,torch.optim.LBFGS]"]  # fmt: skip
+
+
+def test_every_part_that_cannot_be_used_is_told_in_one_message_with_what_a_glance_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps, metrics and networks were told of one goal later than the words beside them."""
+    (tmp_path / "my_parts.py").write_text(
+        "from monai.transforms import MapTransform\n"
+        "class Needy(MapTransform):\n"
+        "    def __init__(self, keys):\n"
+        "        import package_that_nobody_has\n"
+        "    def __call__(self, data):\n        return data\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = preflight(conf_dir(), "train", readable([*BESIDE, *WRONG]), check, trial)
+    trust_only([])
+    missed = {word: said for word, said in WRONG.items() if not any(re.search(said, one) for one in found)}
+    assert missed == {}, found
+    assert len(found) == len(WRONG) - 1, found  # the two lists of steps are one problem of preprocess
+
+
+def test_parts_are_not_tried_twice_where_nothing_else_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvit.engine.build.problems_of_added", lambda _: pytest.fail("tried"))
+    assert preflight(conf_dir(), "train", ["metrics=[mae]"], check, trial) == []
+
+
 def test_inside_a_schedulers_job_medvit_starts_its_own_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With SLURM_NTASKS=4 training ended as an internal error: Lightning expects srun to have started four."""
-    from medvit.engine import fit
+    from medvit.engine.trainer import make_trainer
 
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_JOB_NAME", "films")
     asked = settings("trainer.accelerator=cpu", "trainer.devices=1", "trainer.progress_bar=false")
-    trainer = fit._trainer(
-        asked["trainer"], "32-true", fit.Plan(**asked["optim"]["plan"]), tmp_path, [], lambda *_: None
-    )
+    trainer = make_trainer(asked, "32-true", tmp_path, [], lambda *_: None)
     assert trainer.world_size == 1

@@ -8,13 +8,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from medvit.engine import precision
-from medvit.engine.callbacks import AverageWeights
-from medvit.engine.module import FineTuner, Plan
+from medvit.engine.callbacks.training import AverageWeights
+from medvit.engine.module import FineTuner
+from medvit.engine.settings import precision
 from medvit.errors import RunError
 from medvit.model.network import Network
 from medvit.model.pool import MeanPool
 from medvit.model.vit import ViT
+from medvit.optim.plan import Plan
 from medvit.optim.strategy import Full
 from medvit.task.binary import Binary
 from medvit.task.regression import Regression

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from medvit.engine.overlay import SaveOverlays
+from medvit.engine.callbacks.overlay import SaveOverlays
 from medvit.explain.overlay import on_original, overlay, upsample
 from medvit.model.design import Architecture
 from medvit.model.network import Network

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from medvit.config import settings_of
-from medvit.engine import precision
 from medvit.engine.build import build_network
+from medvit.engine.settings import precision
 from medvit.errors import ConfigError
 
 

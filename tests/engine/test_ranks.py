@@ -32,11 +32,12 @@ def trained(films: Path, folder: Path, devices: int, batch: int, *settings: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["lp_ft", "probe"])
+@pytest.mark.parametrize("strategy", ["lp_ft", "probe", "scratch"])
 def test_two_processes_score_as_one(films, tmp_path, strategy):
     settings = {
         "lp_ft": ("optim=lp_ft", "optim.strategy.probe_epochs=1", "model.weights=random"),
         "probe": ("optim=probe", "model.weights=random"),
+        "scratch": ("optim=scratch", "trainer.strategy=ddp"),
     }[strategy]
     found = []
     for devices, batch in ((1, 8), (2, 4)):

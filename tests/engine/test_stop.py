@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -9,35 +10,55 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from medvit.engine.checkpoint import WholeCheckpoints
+from medvit.engine import stop
 from medvit.errors import Stopped
 from medvit.tracking import run as runs
 from tests.test_pipeline import SMALL, medvit
 
 
-def test_a_checkpoint_is_written_beside_its_place_whatever_tmpdir_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lightning writes into TMPDIR and copies: of 35 kills with TMPDIR on another file system 8 tore the checkpoint."""
-    place = tmp_path / "checkpoints" / "last.ckpt"
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "not there"))
-    WholeCheckpoints().save_checkpoint({"epoch": 1}, place)
+def test_the_second_signal_ends_at_once_what_the_first_one_lets_end_its_step() -> None:
+    with stop.stopped_by_signals(), stop.looks_at_signals():
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked() == signal.SIGTERM
+        with pytest.raises(Stopped) as end:
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # a third does not disturb what is being closed
+        assert end.value.number == signal.SIGTERM
+        with pytest.raises(Stopped):
+            stop.stop_if_asked()
+        stop._request.number = None
+    assert stop.asked() is None
 
-    def torn(_: Any, draft: Path) -> None:
-        assert draft.parent == place.parent
-        draft.write_bytes(b"half")
-        raise Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr(torch, "save", torn)
-    with pytest.raises(Stopped):
-        WholeCheckpoints().save_checkpoint({"epoch": 2}, place)
-    assert torch.load(place, weights_only=True) == {"epoch": 1}
-    assert [file.name for file in place.parent.iterdir()] == ["last.ckpt"]
+class Freed:
+    """An object that is freed while a signal arrives, as thousands are during imports."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+
+def test_a_signal_that_falls_where_python_throws_errors_away_ends_the_process_all_the_same() -> None:
+    """What is raised in a `__del__` or a callback from C is dropped: the signal was gone, later ones were ignored."""
+
+    def free() -> None:
+        thing = Freed()
+        del thing
+        time.sleep(10)
+
+    with stop.stopped_by_signals(), pytest.raises(Stopped) as end:
+        free()
+    assert end.value.number == signal.SIGUSR1
+
+
+def test_a_signal_whose_error_a_library_swallowed_ends_the_training_at_its_next_step() -> None:
+    with stop.stopped_by_signals():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGUSR1)
+        with pytest.raises(Stopped), stop.looks_at_signals():
+            pass
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +76,8 @@ BEFORE, EPOCHS, PUBLISHING = "config.json", "checkpoints/last.ckpt", "validation
 @pytest.mark.parametrize(
     ("number", "phase"),
     [
-        *((signal.SIGTERM, BEFORE), (signal.SIGTERM, EPOCHS), (signal.SIGTERM, PUBLISHING)),
-        *((signal.SIGUSR1, BEFORE), (signal.SIGHUP, EPOCHS), (signal.SIGUSR1, PUBLISHING), (signal.SIGINT, EPOCHS)),
+        *((signal.SIGTERM, BEFORE), (signal.SIGTERM, EPOCHS), (signal.SIGTERM, PUBLISHING), (signal.SIGUSR1, BEFORE)),
+        *((signal.SIGHUP, EPOCHS), (signal.SIGUSR1, PUBLISHING), (signal.SIGINT, EPOCHS)),
     ],
 )
 def test_a_signal_in_any_phase_ends_with_its_exit_code_and_closes_the_run(
@@ -67,14 +88,13 @@ def test_a_signal_in_any_phase_ends_with_its_exit_code_and_closes_the_run(
     epochs = "trainer.epochs=1" if phase == PUBLISHING else "trainer.epochs=200"
     process = subprocess.Popen(
         [sys.executable, "-m", "medvit.train", *SMALL, epochs], cwd=work, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "MEDVIT_PSEUDO_KEY_FILE": str(work / "keys" / "pseudonym.key")},
     )  # fmt: skip
     new: set[Path] = set()
     while process.poll() is None and not any((folder / phase).is_file() for folder in new):
         new = set((work / "runs").glob("*/")) - known
         time.sleep(0.01)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 128 + number, said
     (folder,) = new
     assert runs.get(folder.name, work / "runs").status == "KILLED"
@@ -94,3 +114,30 @@ def test_a_job_of_a_scheduler_with_several_tasks_trains(work: Path, monkeypatch:
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURM_JOB_NAME", "films")
     medvit(work, "train", *SMALL, "trainer.epochs=1")
+
+
+@pytest.mark.slow
+def test_the_job_of_the_slurm_page_puts_itself_back_into_the_queue_and_goes_on(work: Path, tmp_path: Path) -> None:
+    """With a stand-in for `scontrol` that writes down what it was asked, and this Python for `python`."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "slurm.md").read_text(encoding="utf-8")
+    script = page.split("```text\n")[1].split("```")[0]
+    train = re.search(r"python -m medvit\.train .*?resume=auto", script, re.DOTALL)
+    assert train
+    words = " ".join([*SMALL, "trainer.epochs=12", "tracking.folder=jobs", "resume=auto"])
+    script = script.replace(train[0], f"python -m medvit.train {words}")
+    script = re.sub(r"export MEDVIT_PSEUDO_KEY_FILE=\S+", "", script)
+    for name, text in {"scontrol": f'echo "$@" >> {tmp_path}/asked', "python": f'exec {sys.executable} "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "77"}
+    job = subprocess.Popen(["bash", "-c", script], cwd=work, env=env, stderr=subprocess.PIPE, text=True)
+    while job.poll() is None and not list(work.glob(f"jobs/*/{EPOCHS}")):
+        time.sleep(0.01)
+    job.send_signal(signal.SIGUSR1)
+    _, said = job.communicate(timeout=300)
+    assert job.returncode == 128 + signal.SIGUSR1, said
+    assert (tmp_path / "asked").read_text().split() == ["requeue", "77"]
+    subprocess.run(["bash", "-c", script], cwd=work, env=env, check=True, timeout=300)
+    (run,) = [file.parent.name for file in work.glob("jobs/*/config.json")]
+    assert runs.get(run, work / "jobs").status == "FINISHED"
+    assert (tmp_path / "asked").read_text().split() == ["requeue", "77"]

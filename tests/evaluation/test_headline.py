@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from medvit.evaluation.run import _headline
+from medvit.evaluation.run import logged_metrics
 from medvit.metric.bootstrap import Interval
 from medvit.tracking.allow_list import _METRIC
 
@@ -13,7 +13,7 @@ def test_the_metrics_of_several_findings_and_their_mean_may_be_written_into_a_ru
     area = Interval(0.9, 0.8, 0.95, 100, "")
     names = ("Pleural thickening", "grade >= 2", "macro (2 of 2 findings)")
     rows = [{"finding": name, "auroc": area, "auprc": area} for name in names]
-    found = _headline(SimpleNamespace(tables={"findings": SimpleNamespace(rows=rows)}), "test")
+    found = logged_metrics(SimpleNamespace(tables={"findings": SimpleNamespace(rows=rows)}), "test")
     assert {"test/auroc_Pleural_thickening", "test/auprc_grade_ge_2.9fa677_low", "test/auroc_macro_high"} <= set(found)
     assert len(found) == 18
     assert all(_METRIC.match(name) for name in found)

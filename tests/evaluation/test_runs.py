@@ -14,7 +14,7 @@ from medvit.evaluate import evaluate_again, problems, spec_from
 
 SMALL = ["data.generate.patients=40", "model.image_size=[48,48]", "model.patch_size=[8,8]", "model.depth=2",
          "trainer.epochs=1", "trainer.batch_size=8", "trainer.progress_bar=false",
-         "trainer.overlay_every=0"]  # fmt: skip
+         "trainer.overlay_every=0", "tracking.log_model=false"]  # fmt: skip
 QUICK = ["bootstrap.draws=100", "detail.figures=false", "detail.floor=2", "sections.robustness=false",
          "sections.explain=false", "operating_point.rule=sensitivity", "operating_point.value=0.8"]  # fmt: skip
 
@@ -47,10 +47,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
 
     patch = pytest.MonkeyPatch()
     patch.chdir(tmp_path_factory.mktemp("runs"))
-    key = Path("key").resolve()
-    key.touch(mode=0o600)
-    key.write_bytes(b"0123456789abcdef" * 2)  # another key is another split, in which a side may lack an outcome
-    patch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(key))
     yield [train(composed("train", *SMALL, f"seed={seed}")) for seed in (0, 1)]
     patch.undo()
 
@@ -216,8 +212,8 @@ def test_series_are_evaluated_with_every_section(recipe, shape, tmp_path, monkey
     from medvit.train import train
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path / "key"))
-    small = ["data.generate.patients=40", "model.depth=1", "trainer.epochs=1", "trainer.progress_bar=false"]
+    small = ["data.generate.patients=40", "model.depth=1", "trainer.epochs=1", "trainer.progress_bar=false",
+             "tracking.log_model=false"]  # fmt: skip
     run = train(composed("train", f"experiment={recipe}", *shape, *small))
     settings = ["bootstrap.draws=100", "detail.floor=2", "sections.images=2"]
     report = evaluate(f"run={run}", *settings, "sections.robustness=true", "sections.explain=true")

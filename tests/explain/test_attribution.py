@@ -11,7 +11,7 @@ from medvit.model.bag import StudyBag
 from medvit.model.cnn import Convolutional
 from medvit.model.design import Architecture
 from medvit.model.network import Network
-from medvit.model.pool import AttentionPool, ClsPool, MeanPool
+from medvit.model.pool import AttentionPool, ClsMeanPool, ClsPool, MeanPool
 from medvit.model.vit import ViT
 from medvit.types import Bag
 
@@ -19,6 +19,7 @@ SIGNED = ("integrated", "occlusion", "gradcam")
 POOLS = {
     "cls": ClsPool,
     "mean": MeanPool,
+    "cls and mean": ClsMeanPool,
     "queries": lambda: AttentionPool(2),
     "patches": lambda: AttentionPool(2, cls=False),
     "per class": lambda: AttentionPool("classes"),

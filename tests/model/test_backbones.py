@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ import torch
 import yaml
 from torch import nn
 
+from medvit.config_targets import made
 from medvit.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 FILES = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(CONF.glob("*.yaml"))}
+FILES["monai_bundle"]["network"] = {"name": "SegResNet", "spatial_dims": 3, "norm": ["group", {"num_groups": 8}]}
 HERE = importlib.util.find_spec("transformers") is not None
 absent = pytest.mark.skipif(not HERE, reason="transformers is not installed (extra convnext)")
 NAMES = [pytest.param(name, marks=[absent] if name.startswith("convnext") else []) for name in FILES]
@@ -25,8 +26,8 @@ VITS = [name for name, node in FILES.items() if node["_target_"].endswith(".vit"
 def build(name: str, **changes: Any) -> nn.Module:
     """Build a config as hydra would, at a few patches a side and two blocks so that each test takes a moment."""
     node = {**FILES[name], **changes}
-    module, function = node.pop("_target_").rsplit(".", 1)
-    return getattr(importlib.import_module(module), function)(**node)
+    model: nn.Module = made(node)
+    return model
 
 
 def small(name: str, seed: int = 0, **changes: Any) -> nn.Module:
@@ -39,7 +40,11 @@ def small(name: str, seed: int = 0, **changes: Any) -> nn.Module:
     elif "convnext" in name:
         sides, shrink = [64, 32], {"depths": [1, 1, 2, 1], "widths": [16, 24, 32, 48], "drop_path": 0.0}
     else:
-        sides = [32] * len(node["image_size"]) if "segresnet" in name else [64, 32, 32][: len(node["image_size"])]
+        sides = (
+            [32] * len(node["image_size"])
+            if "segresnet" in name or "bundle" in name
+            else [64, 32, 32][: len(node["image_size"])]
+        )
         shrink = {}
     return build(name, **{"image_size": sides, **shrink, **changes})
 

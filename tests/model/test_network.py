@@ -15,7 +15,7 @@ from medvit.errors import ConfigError
 from medvit.model.bag import StudyBag
 from medvit.model.design import Architecture
 from medvit.model.network import Network
-from medvit.model.pool import AttentionPool, ClsPool, MeanPool
+from medvit.model.pool import AttentionPool, ClsMeanPool, ClsPool, MeanPool
 from medvit.model.vit import ViT
 from medvit.types import Bag, Tokens
 
@@ -41,7 +41,7 @@ def test_every_pool_of_conf_gives_raw_logits_and_gradients_to_all_its_parameters
     network = Network(encoder(), pool_of(path), outputs=5)
     logits = network(torch.randn(2, 1, 16, 24))
     assert logits.shape == (2, 5)
-    assert network.embed(torch.randn(2, 1, 16, 24)).shape == (2, 48)
+    assert network.embed(torch.randn(2, 1, 16, 24)).shape == (2, 96 if path.stem == "cls_mean" else 48)
     (logits * torch.randn(2, 5)).sum().backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     allowed = [n for n in without if path.stem == "mean" and ("prefix" in n)]  # the last class token is not read
@@ -168,3 +168,12 @@ def test_a_class_token_head_is_exactly_the_checkpoints_own_linear_classifier():
     image = torch.randn(2, 1, 16, 24)
     expected = network.backbone(image).prefix[:, 0] @ network.head.weight.T + network.head.bias
     torch.testing.assert_close(network(image), expected)
+
+
+def test_class_token_and_mean_stand_side_by_side_and_share_the_attention_evenly():
+    given, pool = tokens(), ClsMeanPool()
+    both = pool(given)
+    assert torch.equal(both, torch.cat([ClsPool()(given), MeanPool()(given)], dim=1))
+    assert pool.attention(given).sum(-1) == pytest.approx(0.5)
+    with pytest.raises(ConfigError, match="needs a class token"):
+        pool(tokens(prefix=0))

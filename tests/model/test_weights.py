@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from medvit.errors import WeightsError
 from medvit.model.backbone import vit
 from medvit.model.design import TrainingOptions
-from medvit.model.pretrained import adapt, canonical, convert, families, local_store, store
+from medvit.model.pretrained import adapt, canonical, convert, families, fetch, local_store, store
 from medvit.model.pretrained.load import load
 from medvit.weights import main
 
@@ -300,7 +300,7 @@ def test_an_id_that_is_not_here_says_how_to_get_it_without_touching_the_network(
 
 def test_fetching_needs_a_pinned_revision() -> None:
     with pytest.raises(WeightsError, match="40 hex digits"):
-        convert.fetch("microsoft/rad-dino")
+        fetch.fetch("microsoft/rad-dino")
 
 
 def test_a_packed_checkpoint_loads_elsewhere_by_its_hub_id(checkpoint: Path, tmp_path: Path, capsys: Any) -> None:
@@ -327,10 +327,8 @@ def test_a_pack_with_a_foreign_name_in_it_is_refused_and_nothing_is_written(memb
     assert not local_store.folder().exists()
 
 
-def test_every_family_says_its_licence_and_source_and_every_named_checkpoint_a_family_that_exists() -> None:
-    known = families.table()
-    assert all(family.licence and family.citation for family in known.families.values())
-    assert {row["family"] for row in known.checkpoints.values()} <= set(known.families)
+def test_every_family_says_its_licence_and_source() -> None:
+    assert all(family.licence and family.citation for family in families.table().families.values())
 
 
 def test_the_list_names_gated_checkpoints(capsys: Any) -> None:
@@ -362,11 +360,8 @@ def test_the_checkpoint_is_left_as_it_was_when_it_is_adapted(checkpoint: Path) -
     assert native.state["pos_embed"].shape[0] == 16
 
 
-@pytest.mark.parametrize(
-    "content", [b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:\xff", pickle.dumps({"model": Path("x")}, 2)]
-)
-def test_an_onnx_graph_and_an_old_pickle_are_refused_in_a_sentence(content: bytes, tmp_path: Path) -> None:
-    """They ended in a traceback."""
-    (tmp_path / "weights.onnx").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"weights\.onnx is no file of torch\.save that can be opened without"):
-        convert.convert(tmp_path / "weights.onnx", tmp_path / "out")
+def test_an_old_pickle_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """It ended in a traceback."""
+    (tmp_path / "weights.bin").write_bytes(pickle.dumps({"model": Path("x")}, 2))
+    with pytest.raises(WeightsError, match=r"weights\.bin is no file of torch\.save that can be opened without"):
+        convert.convert(tmp_path / "weights.bin", tmp_path / "out")

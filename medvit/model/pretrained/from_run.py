@@ -16,6 +16,7 @@ from medvit.model.pretrained.families import Family
 ARCHITECTURE, PREPROCESS, SETTINGS, BEST = (
     "architecture.json", "preprocess.json", "config.json", "checkpoints/best.safetensors"
 )  # fmt: skip
+WEIGHTS = "weights.json"
 ENCODER, VIT = "backbone.", "medvit.model.backbone.vit"
 
 
@@ -63,6 +64,13 @@ def read(folder: Path) -> tuple[Checkpoint, int, str]:
         dropped=tuple(key for key in tensors if not key.startswith(ENCODER)),
     )
     return found, len(tensors), sha256
+
+
+def terms(folder: Path) -> dict[str, str]:
+    """Return what the weights that a run began with forbid and had seen: it holds for what was made of them."""
+    file = folder / WEIGHTS
+    told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {key: told[key] for key in ("forbids", "pretrained_on") if key in told}
 
 
 def refuse_refit(checkpoint: Checkpoint, axes: int, channels: int, patch: tuple[int, ...] | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from medvit.errors import WeightsError
 from medvit.model.design import TrainingOptions
-from medvit.model.pretrained import adapt, canonical, from_run, store
+from medvit.model.pretrained import adapt, canonical, catalogue, from_run, store
 from medvit.model.pretrained.canonical import Checkpoint
 from medvit.model.pretrained.pretrained_head import PretrainedHead
 from medvit.model.vit import ViT
@@ -44,25 +44,12 @@ def load(
     """
     wanted = dict(wanted or {})
     place = store.locate(source)
-    native, tensors, sha256 = _read(place, wanted.pop("heads", None))
+    native, tensors, sha256, terms = _read(source, place, wanted.pop("heads", None))
     asked_patch = wanted.pop("patch_size", None)
     _agree(native, wanted)
     size = tuple(image_size) if image_size is not None else _own_size(native)
     fitted = _fit(native, size, in_channels or native.channels, None if asked_patch is None else tuple(asked_patch))
-    vit = ViT(
-        size,
-        fitted.patch,
-        fitted.channels,
-        fitted.width,
-        fitted.depth,
-        fitted.heads,
-        fitted.design,
-        regime or TrainingOptions(),
-    )
-    store.refuse_misfits(vit.state_dict(), fitted.state, f"family {fitted.family.name}")
-    vit.load_state_dict(fitted.state)
-    vit.mean, vit.std = fitted.mean, fitted.std
-    report = _report(source, native, fitted, tensors)
+    vit = _encoder(fitted, size, regime or TrainingOptions())
     family = native.family
     vit.provenance = {
         "weights": store.public_name(source),
@@ -71,21 +58,42 @@ def load(
         "family": family.name,
         "licence": family.licence,
         "citation": family.citation,
-        "report": report,
+        **terms,
+        **({} if native.normalised else {catalogue.NORMALISATION: catalogue.UNKNOWN}),
     }
+    report = _report(source, native, fitted, tensors) + f", licence {vit.provenance['licence']}"
+    vit.provenance["report"] = report
     log.info(report)
     return Loaded(vit, PretrainedHead(native).eval(), report)
 
 
-def _read(path: Path, heads: int | None) -> tuple[Checkpoint, int, str]:
-    """Return the canonical checkpoint, the number of tensors in its file, and the file's sha256."""
+def encoder_of(checkpoint: Checkpoint, size: tuple[int, ...]) -> ViT:
+    """Return the encoder of a checkpoint for images of `size`, with the channels and patch it has."""
+    return _encoder(_fit(checkpoint, size, checkpoint.channels, None), size, TrainingOptions())
+
+
+def _encoder(fitted: Checkpoint, size: tuple[int, ...], regime: TrainingOptions) -> ViT:
+    numbers = (fitted.patch, fitted.channels, fitted.width, fitted.depth, fitted.heads)
+    vit = ViT(size, *numbers, fitted.design, regime)
+    store.refuse_misfits(vit.state_dict(), fitted.state, f"family {fitted.family.name}")
+    vit.load_state_dict(fitted.state)
+    vit.mean, vit.std = fitted.mean, fitted.std
+    return vit
+
+
+def _read(source: str, path: Path, heads: int | None) -> tuple[Checkpoint, int, str, dict[str, str]]:
+    """Return the canonical checkpoint, the number of tensors in its file, the file's sha256, and its terms of use."""
     if from_run.is_run(path):
         native, tensors, sha256 = from_run.read(path)
         if heads not in {None, native.heads}:
             raise WeightsError(f"heads: {heads} asked, the checkpoint has {native.heads}; leave it out")
-        return native, tensors, sha256
+        return native, tensors, sha256, from_run.terms(path)
     state, config, sha256 = store.read(path)
-    return canonical.read(state, config, heads), len(state), sha256
+    entry = catalogue.entry_of(source, config)
+    native = canonical.read(state, {**(entry.defaults() if entry else {}), **config}, heads)
+    if entry is not None and entry.normalisation == "file" and not native.stated:
+        native = replace(native, normalised=False)
+    return native, len(state), sha256, catalogue.terms(entry, config)
 
 
 def _own_size(checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -140,4 +148,4 @@ def _report(source: str, native: Checkpoint, fitted: Checkpoint, tensors: int) -
     if native.dropped:
         listed = sorted({key.rsplit(".", 1)[0] for key in native.dropped})
         parts.append(f"dropped {', '.join(listed[:4])}" + (f" and {len(listed) - 4} more" if len(listed) > 4 else ""))
-    return ", ".join(parts) + f", licence {native.family.licence}"
+    return ", ".join(parts)

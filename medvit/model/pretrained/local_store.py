@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+OWN = "local/"
+"""How the names of checkpoints begin that were fetched without an entry in the catalogue."""
+
 
 def folder() -> Path:
     """Return the local store: MEDVIT_WEIGHTS, else ~/.cache/medvit/weights; one directory per checkpoint."""
@@ -21,3 +24,9 @@ def present(hub_id: str) -> bool:
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub") / f"models--{hub_id.replace('/', '--')}"
     return local(hub_id).is_dir() or any(cache.glob("snapshots/*/*.safetensors"))
+
+
+def own() -> list[str]:
+    """Return the names of the checkpoints in the store that have no entry in the catalogue."""
+    start = OWN.replace("/", "--")
+    return sorted(OWN + home.name.removeprefix(start) for home in folder().glob(f"{start}*") if home.is_dir())

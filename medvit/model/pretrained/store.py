@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from medvit.errors import WeightsError
-from medvit.model.pretrained import families
-from medvit.model.pretrained.local_store import local
+from medvit.model.pretrained import catalogue, families
+from medvit.model.pretrained.local_store import OWN, local
 
 HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[0-9a-f]{40}))?$")
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".tar", ".pkl", ".pickle"}
@@ -26,7 +27,8 @@ SUMS = "SHA256SUMS"
 
 def public_name(source: str) -> str:
     """Return the hub id, or "local" for anything on disk: a path may hold what a log must not."""
-    return source if HUB_ID.match(source) and not Path(source).expanduser().exists() else "local"
+    named = HUB_ID.match(source) and not source.startswith(OWN) and not Path(source).expanduser().exists()
+    return source if named else "local"
 
 
 def revision(source: str, path: Path) -> str:
@@ -46,7 +48,7 @@ def locate(source: str) -> Path:
     if path.exists():
         return path
     match = HUB_ID.match(source)
-    known = families.table().checkpoints
+    known = catalogue.table()
     if match is None or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise WeightsError(
             f"weights: no file, directory or hub id {path.name!r} here; {families.nearest(source, known)}"
@@ -56,12 +58,13 @@ def locate(source: str) -> Path:
     cached = _hub_cache(match["id"], match["revision"])
     if cached is not None:
         return cached
-    row = known.get(match["id"], {})
-    gate = " It is gated: accept its terms on the hub and log in there first." if row.get("gated") else ""
-    hint = "" if row else f" It is no id medvit has a name for; {families.nearest(match['id'], known)}."
+    entry = known.get(match["id"])
+    gate = " It is gated: accept its terms on the hub and log in there first." if entry and entry.gated else ""
+    hint = "" if entry else f" It is no id medvit has a name for; {families.nearest(match['id'], known)}."
+    asked = match["id"] if entry and entry.source != "hub" else f"{match['id']}@REVISION"
     raise WeightsError(
         f"weights: {match['id']} is not on this machine, and training never downloads.{gate}{hint} With a network: "
-        f"python -m medvit.weights fetch {match['id']}@REVISION; without: pack it elsewhere, then "
+        f"python -m medvit.weights fetch {asked}; without: pack it elsewhere, then "
         "python -m medvit.weights unpack FILE"
     )
 
@@ -158,6 +161,14 @@ def verify(home: Path, files: list[Path]) -> str:
         if wrong:
             raise WeightsError(f"{', '.join(wrong)}: sha256 is not the one in {SUMS}; the file was altered or cut")
     return sums[files[0].name]
+
+
+def write(home: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write a checkpoint directory: model.safetensors, config.json and their checksums."""
+    home.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), home / "model.safetensors", metadata={"format": "pt"})
+    (home / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+    write_sums(home)
 
 
 def write_sums(home: Path) -> None:

@@ -1,0 +1,1 @@
+"""Label tables: reading the file, matching its rows to images."""

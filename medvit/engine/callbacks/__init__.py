@@ -1,0 +1,1 @@
+"""Callbacks of the trainer: reports, curves, averaged weights, overlays, reconstructions."""

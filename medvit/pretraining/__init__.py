@@ -1,0 +1,1 @@
+"""Self-supervised objectives: what an encoder learns from images without labels."""
