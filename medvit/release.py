@@ -82,7 +82,7 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
         "run_id": run.id,
         "hashes": evaluation_seal.state(run),
         "weights": loaded.weights,
-        "determinism": determinism.described(loaded.settings["trainer"]),
+        "determinism": determinism.described(loaded.settings.get("trainer", {})),
         **provenance.environment(),
     }
     name = options.get("name") or f"{loaded.settings['data'].get('name') or 'medvit'} {run.id[:8]}"

@@ -112,14 +112,16 @@ def test_a_word_is_trained_evaluated_exported_and_says_the_same_as_a_bundle(case
 def test_a_recipe_runs_on_a_set_of_its_layout_and_predict_says_what_evaluate_said(name: str, place: Path) -> None:
     """A bundle of two echoes refused all it was trained on, with parity 4e-8 at the export."""
     recipe = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
-    word = {key.split("/")[-1]: value for line in recipe["defaults"] for key, value in line.items()}
-    model, kind = word["model"], "heads" if word.get("preprocess", "film") != "film" else "films"
+    default = yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))
+    groups = [line for line in default["defaults"] + recipe["defaults"] if isinstance(line, dict)]
+    word = {key.split("/")[-1]: value for line in groups for key, value in line.items()}
+    model, kind = word["model"], "heads" if word["preprocess"] != "film" else "films"
     size = {key: value for key, value in smaller(model).items() if recipe.get("model", {}).get(key[6:], 0) is not None}
-    asked = {**generated(place, kind), **size, **TASKS[word.get("task", "binary")], "experiment": name}
+    asked = {**generated(place, kind), **size, **TASKS[word["task"]], "experiment": name}
     asked |= {"labels.values": None, "data.generate": None} if word["data"] != "folder" else {}
-    asked |= {"optim": "logistic"} if word.get("optim") == "logistic" else {}  # which has no epochs
+    asked |= {"optim": "logistic"} if word["optim"] == "logistic" else {}  # which has no epochs
     del asked["data"]
-    if word.get("preprocess") == "slices":
+    if word["preprocess"] == "slices":
         asked["preprocess.size"] = [4, *size["model.image_size"]]
     asked |= tuned(place, word["optim"], model)
     tested, said = whole_path(place, asked, place / kind / "raw" / "dicom", register=False)

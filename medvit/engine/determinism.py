@@ -24,7 +24,7 @@ def described(trainer: Mapping[str, Any]) -> str:
     return f"{level} ({LEVELS[level]})"
 
 
-def switches(level: str) -> dict[str, bool]:
+def switches(level: str) -> dict[str, Any]:
     """Set the precision of float32 products on a GPU, and return the arguments of Lightning's Trainer for a level."""
     import torch
 

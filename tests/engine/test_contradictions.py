@@ -29,6 +29,7 @@ def settings(*words: str) -> Any:
     ("given", "said"),
     [
         ("trainer.precision=fp16", "did you mean '16-mixed'?"),
+        ("trainer.determinism=bitwize", "expected bitwise, seeded, fast; did you mean 'bitwise'?"),
         ("trainer.precision=32", "did you mean '32-true'?"),
         ("trainer.accelerator=tpu", "expected auto, cpu, gpu, cuda, mps"),
         ("trainer.devices=0", "expected auto, a number from 1, or a list of GPUs"),

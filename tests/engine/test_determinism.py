@@ -29,7 +29,7 @@ def test_a_training_repeated_on_a_processor_has_the_same_bits_and_the_losses_on_
     assert first == again
     recorded = json.loads(GOLDEN.read_text(encoding="utf-8"))
     for key, losses in recorded.items():
-        assert [numbers[key] for numbers in first] == pytest.approx(losses, rel=1e-4)  # other processors add otherwise
+        assert [numbers[key] for numbers in first] == pytest.approx(losses, rel=1e-3)  # other processors add otherwise
 
 
 @pytest.mark.parametrize(
