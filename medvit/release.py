@@ -169,7 +169,7 @@ class _Images:
 def publish_training(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     """Attach to a run that was just fitted what a reviewer needs, and its best network as a model that reads DICOM."""
     from medvit.engine.checkpoint import PIPELINE
-    from medvit.tracking import provenance, saved_view
+    from medvit.tracking import provenance
     from medvit.tracking.tags import checkpoint_tags
 
     hashes, environment = provenance.attach(run, settings, fitted.data.hashes)
@@ -191,7 +191,7 @@ def publish_training(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None
         "(DIR: the folder of this mlflow.db)"
     )
     shown = ["data.name", "model.width", "model.depth", "optim.plan.lr", "trainer.epochs"]
-    saved_view.save(run.client, run.experiment_id, ["test/auroc", fitted.task.monitor, "val/loss"], shown)
+    run.view(["test/auroc", fitted.task.monitor, "val/loss"], shown)
 
 
 def _publish_model(run: Run, fitted: Fitted, settings: dict[str, Any], origin: dict[str, Any]) -> None:

@@ -1,18 +1,19 @@
-"""One run in MLflow: opened, written once per epoch, finished or failed, and found again by its id.
+"""One run in its journal and in MLflow: opened, written once per epoch, finished or failed, and found again by its id.
 
-The store is a file beside the runs (`medvit.tracking.store`), so that nothing has to be started before training; the
-same folder opens in the MLflow UI. Artifacts are read and written where that folder is, as files. Only the client is
-used, never MLflow's fluent functions: those add the user's name and the script's path to every run.
+What is told of a run stands in its journal first (`medvit.tracking.journal`). The store is a file beside the runs
+(`medvit.tracking.store`), so that nothing has to be started before training; the same folder opens in the MLflow UI.
+Artifacts are read and written where that folder is, as files. Only the client is used, never MLflow's fluent functions:
+those add the user's name and the script's path to every run.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ from typing import Any
 
 from medvit.atomic_file import replace_file
 from medvit.errors import RunError
+from medvit.tracking import journal, saved_view
 from medvit.tracking.allow_list import check_artifact, check_metrics, check_tags, flat, mlflow_name
+from medvit.tracking.journal import Journal
 from medvit.tracking.store import called, open_client
 
 _PARENT = "mlflow.parentRunId"
@@ -42,6 +45,7 @@ class Run:
         from mlflow.entities import Param
 
         texts = {key: value if len(value) <= _PARAM_LIMIT else "(too long)" for key, value in flat(config).items()}
+        self._tell("params", values=texts)
         items = [Param(key, value) for key, value in texts.items()]
         with _writing("the parameters"):
             for start in range(0, len(items), 100):
@@ -52,20 +56,30 @@ class Run:
         from mlflow.entities import Metric
 
         check_metrics(values)
-        now = int(time.time() * 1000)
-        points = [Metric(mlflow_name(key), float(value), now, step) for key, value in values.items()]
+        named = {mlflow_name(key): float(value) for key, value in values.items()}
+        now = self._tell("metrics", step=step, values={key: journal.plain(value) for key, value in named.items()})
+        points = [Metric(key, value, now, step) for key, value in named.items()]
         with _writing("the metrics"):
             self.client.log_batch(self.id, metrics=points)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set `medvit.*` tags."""
         check_tags(values)
-        for key, value in values.items():
-            self.client.set_tag(self.id, key, value)
+        self._set_tags(values)
 
     def note(self, markdown: str) -> None:
         """Set the description that the MLflow page of the run shows (Markdown, tables allowed)."""
-        self.client.set_tag(self.id, "mlflow.note.content", markdown)
+        self._set_tags({"mlflow.note.content": markdown})
+
+    def _set_tags(self, values: Mapping[str, str]) -> None:
+        self._tell("tags", values=dict(values))
+        for key, value in values.items():
+            self.client.set_tag(self.id, key, value)
+
+    def view(self, metrics: Sequence[str], params: Sequence[str]) -> None:
+        """Let the page of the experiment show these columns."""
+        self._tell("view", metrics=list(metrics), params=list(params))
+        saved_view.save(self.client, self.experiment_id, metrics, params)
 
     def artifact(self, file: Path, name: str | None = None) -> None:
         """Attach a file under `name` ("report.html", "tables/metrics.csv"); only kinds on the allow-list."""
@@ -73,6 +87,9 @@ class Run:
         check_artifact(name)
         with _writing("an artifact"):
             replace_file(self._artifacts / name, lambda draft: shutil.copyfile(file, draft))
+            with (self._artifacts / name).open("rb") as kept:
+                digest = hashlib.file_digest(kept, "sha256").hexdigest()
+        self._tell("artifact", name=name, sha256=digest)
 
     def json(self, value: Any, name: str) -> None:
         """Attach `value` as a JSON artifact."""
@@ -83,11 +100,8 @@ class Run:
 
     def dataset(self, name: str, digest: str, context: str, profile: Mapping[str, Any] | None = None) -> None:
         """Record a data set by name and content digest (context "training", "validation", "test"); never its place."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        source = json.dumps({"sha256": digest})
-        data = Dataset(name, digest[:32], "medvit-manifest", source, profile=json.dumps(dict(profile or {})))
-        self.client.log_inputs(self.id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+        self._tell("dataset", name=name, digest=digest, context=context, profile=dict(profile or {}))
+        self.client.log_inputs(self.id, [dataset_input(name, digest, context, profile or {})])
 
     def fetch(self, name: str, into: Path) -> Path:
         """Copy an artifact of the run into a folder and return the copy.
@@ -108,7 +122,11 @@ class Run:
 
     @property
     def _artifacts(self) -> Path:
-        return self.folder.parent / "artifacts" / self.id / "artifacts"  # as MLflow lays them out
+        return artifacts_of(self.folder)
+
+    def _tell(self, event: str, **content: Any) -> int:
+        with _writing("the journal of the run"):
+            return Journal(self.folder).write(event, **content)
 
     @property
     def status(self) -> str:
@@ -128,9 +146,11 @@ class Run:
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
+        self._tell("status", status=status)
         self.client.set_terminated(self.id, status)
 
     def __enter__(self) -> Run:
+        self._tell("status", status="RUNNING")
         self.client.update_run(self.id, "RUNNING")  # a resumed one was KILLED or FAILED
         return self
 
@@ -139,6 +159,20 @@ class Run:
     ) -> None:
         killed = kind is not None and issubclass(kind, KeyboardInterrupt)
         self.finish("KILLED" if killed else "FINISHED" if kind is None else "FAILED")
+
+
+def artifacts_of(folder: Path) -> Path:
+    """Return where MLflow keeps the artifacts of the run whose folder this is."""
+    return folder.parent / "artifacts" / folder.name / "artifacts"
+
+
+def dataset_input(name: str, digest: str, context: str, profile: Mapping[str, Any]) -> Any:
+    """Return a data set as MLflow lists it among the inputs of a run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"sha256": digest})
+    data = Dataset(name, digest[:32], "medvit-manifest", source, profile=json.dumps(dict(profile)))
+    return DatasetInput(data, [InputTag("mlflow.data.context", context)])
 
 
 @contextmanager
@@ -175,7 +209,9 @@ def start(folder: Path, experiment: str, name: str, parent: str | None = None) -
     except OSError as error:
         client.set_terminated(run.info.run_id, "FAILED")
         raise RunError(f"The folder of the run cannot be made ({error.strerror}). Give tracking.folder=DIR.") from error
-    return Run(client, run.info.run_id, experiment_id, own)
+    made = Run(client, run.info.run_id, experiment_id, own)
+    made._tell("start", run=made.id, experiment=experiment, name=name, parent=parent, schema=journal.SCHEMA)
+    return made
 
 
 def children(parent: Run) -> list[tuple[Run, dict[str, str]]]:

@@ -7,12 +7,13 @@ import logging
 import platform
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from medvit.errors import RunError
 from medvit.file_lock import locked
+from medvit.tracking.journal import Journal
 
 logger = logging.getLogger(__name__)
 _LOCK = ".training.lock"  # in the folder of a run; holds the machine that has it, or had it last
@@ -54,6 +55,8 @@ def close_abandoned(client: Any, database: Path) -> None:
             except BlockingIOError:
                 continue
             if client.get_run(run).info.status == "RUNNING":  # it may have ended since it was listed
+                with suppress(OSError):  # a folder that may only be read
+                    Journal(lock.parent).write("status", status="KILLED")
                 client.set_terminated(run, "KILLED")
                 logger.warning("run %s was RUNNING and no process holds it: it was killed, and is KILLED now", run)
 

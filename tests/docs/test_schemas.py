@@ -70,6 +70,12 @@ def test_the_json_files_hold_the_keys_that_are_said(made: Path, title: str) -> N
 
 
 @pytest.mark.slow
+def test_the_journal_holds_the_events_that_are_said(made: Path) -> None:
+    lines = next(made.glob("runs/*/journal.jsonl")).read_text(encoding="utf-8").splitlines()
+    assert differences("journal.jsonl", {json.loads(line)["event"] for line in lines}) == ([], [])
+
+
+@pytest.mark.slow
 def test_the_bundle_holds_the_files_that_are_said(made: Path) -> None:
     bundle = made / "bundle"
     files = {file.relative_to(bundle).as_posix() for file in bundle.rglob("*") if file.is_file()}
