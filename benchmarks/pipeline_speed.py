@@ -140,18 +140,14 @@ def main() -> None:
                 turn = [("before", asked.before), ("now", now)]
                 for name, root in turn if number % 2 else turn[::-1]:
                     spent[name].append(run(root, images))
-            print(
-                f"{'preset':16}{'epoch':8}{'before, s':>11}{'now, s':>11}{'ratio':>8}{'quickest':>10}   ratio of each round"
-            )
+            print(f"{'preset':16}{'epoch':8}{'before, s':>11}{'now, s':>11}{'ratio':>8}{'quickest':>10}   each round")
             for case in CASES:
                 for at, epoch in enumerate(("first", "later")):
                     before, after = ([one[case][at] for one in spent[name]] for name in ("before", "now"))
                     each = " ".join(f"{b / a:.3f}" for a, b in zip(before, after, strict=True))
-                    quickest = min(after) / min(before)  # what other work on the machine disturbs least
                     middle = statistics.median(before), statistics.median(after)
-                    print(
-                        f"{case:16}{epoch:8}{middle[0]:11.3f}{middle[1]:11.3f}{middle[1] / middle[0]:8.3f}{quickest:10.3f}   {each}"
-                    )
+                    ratios = f"{middle[1] / middle[0]:8.3f}{min(after) / min(before):10.3f}"
+                    print(f"{case:16}{epoch:8}{middle[0]:11.3f}{middle[1]:11.3f}{ratios}   {each}")
         cost_of_a_step(images)
 
 
