@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from medvit.config_known import absent, flat, of_command, unknown, unread, unuse
 from medvit.config_targets import hydra_problems, refusals, target_problems, targets, trust_only
 from medvit.config_words import nearest, nearest_setting, setting_with
 from medvit.errors import MedvitError
+from medvit.mlflow_server import store_problems
 
 Check = Callable[[dict[str, Any]], list[str]]
 
@@ -106,7 +106,11 @@ def _composed(
             )
         except (HydraException, OmegaConfBaseException) as error:
             return problems or [" ".join(str(error).split())]
-    problems += [*refusals(targets(settings), folder), *target_problems(settings), *_store(settings)]
+    problems += [
+        *refusals(targets(settings), folder),
+        *target_problems(settings),
+        *store_problems(settings.get("tracking") or {}),
+    ]
     problems += _checked(check, settings, written, told=bool(problems)) if check else []
     tried = _checked(trial, settings, written, told=True) if trial and (problems or told) else []
     return [*problems, *(each for each in tried if not any(one in each or each in one for one in problems))]
@@ -159,18 +163,6 @@ def _checked(check: Check, settings: dict[str, Any], written: Any, *, told: bool
             raise
         return []
     return [each for each in found if not any(re.match(rf"{re.escape(key)}\b", each) for key in about)]
-
-
-def _store(settings: dict[str, Any]) -> list[str]:
-    """Return what names another MLflow store than the runs folder, which would be left unused."""
-    folder = str((settings.get("tracking") or {}).get("folder") or "")
-    found = [f"tracking.folder={folder}: expected a folder on this machine, not an address"] if "://" in folder else []
-    own = f"sqlite:///{Path(folder).resolve()}/mlflow.db"
-    return found + [
-        f"{name} is set to another store than tracking.folder={folder}, where runs go: unset it (env -u {name} ...)"
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-        if folder and os.environ.get(name, own) not in ("", own)
-    ]
 
 
 def _jobs(overrides: list[Any]) -> list[list[str]]:

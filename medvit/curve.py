@@ -146,7 +146,7 @@ def _composed(settings: dict[str, Any], *given: Mapping[str, Any]) -> dict[str, 
 
 def _own(settings: dict[str, Any], job: Job, parent: str | None = None) -> dict[str, Any]:
     """Return the settings of one training beside those that all share."""
-    tracking = {key: settings["tracking"][key] for key in ("folder", "experiment")}
+    tracking = {key: settings["tracking"][key] for key in ("folder", "uri", "experiment")}
     own = {**settings["starts"][job.start], "subset": {"share": job.share, "seed": job.seed}, "seed": job.seed,
            "tracking": {**tracking, "name": _name(job), "parent": parent, "log_model": False}}  # fmt: skip
     made = _composed(settings, own)

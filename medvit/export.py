@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvit.command_line import anywhere, command_line
 from medvit.config import entry
+from medvit.mlflow_server import server_of
 
 if TYPE_CHECKING:
     from medvit.bundle.build import Exported
@@ -19,11 +20,13 @@ def export_by(settings: dict[str, Any]) -> Exported:
         RunError, DataError, ConfigError, BundleError: see `medvit.release.prepare` and `medvit.bundle.build.export`.
     """
     from medvit.release import prepare
+    from medvit.tracking import uploader
     from medvit.tracking.tags import bundle_tags
 
     release = prepare(settings["run"], Path(settings["tracking"]["folder"]), settings, settings["draft"])
     done = release.write(Path(settings["out"]), settings["draft"])
     release.run.tags(bundle_tags(done.digest))
+    uploader.follow(release.run.folder, server_of(settings["tracking"]))
     return done
 
 

@@ -89,6 +89,8 @@ def as_it_was(run: Run, asked: dict[str, Any], given: Sequence[str]) -> dict[str
                 f"{', '.join(changed[:3])}: give resume={run.id} alone (with extend=EPOCHS for more "
                 "epochs), or start a new run"
             )
+    if uri := (asked.get("tracking") or {}).get("uri"):
+        found["tracking"]["uri"] = uri
     if asked.get("extend") is not None:
         _refuse_extension(run, found, asked["extend"])
         found["trainer"]["epochs"] = asked["extend"]
@@ -113,7 +115,8 @@ def children_as_they_were(
     if more := [word for word in given if not word.lstrip("+").startswith(("resume=", "tracking", "trust="))]:
         raise RunError(f"a resumed {command} keeps its settings: give resume={run.id} without {', '.join(more[:3])}")
     found: dict[str, Any] = json.loads((run.folder / kept).read_text(encoding="utf-8"))
-    return run, {**found, "tracking": {**found["tracking"], "folder": asked["tracking"]["folder"]}}
+    now = {key: value for key, value in asked["tracking"].items() if key in ("folder", "uri") and value}
+    return run, {**found, "tracking": {**found["tracking"], **now}}
 
 
 def record_extension(run: Run, settings: dict[str, Any]) -> dict[str, Any]:

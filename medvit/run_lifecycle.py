@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from medvit import resume
 from medvit.command_line import anywhere, command_line
 from medvit.errors import ConfigError, Stopped
+from medvit.mlflow_server import server_of
 
 if TYPE_CHECKING:
     from medvit.tracking.run import Run
@@ -37,7 +38,7 @@ def tracked(
     """
     from medvit.engine.stop import signals_wait, stop_if_asked, stopped_by_signals
     from medvit.tracking import run as runs
-    from medvit.tracking import run_lock
+    from medvit.tracking import run_lock, uploader
 
     tracking = settings["tracking"]
     with stopped_by_signals(), ExitStack() as held:
@@ -45,6 +46,7 @@ def tracked(
             named = (tracking["experiment"], tracking["name"] or title, tracking.get("parent"))
             run = run or runs.start(Path(tracking["folder"]), *named)
             held.enter_context(run_lock.held(run.folder))
+            held.enter_context(uploader.mirrored(run.folder, server_of(tracking)))
             held.enter_context(run)
         try:
             run.params(resume.record_extension(run, settings))

@@ -352,16 +352,43 @@ def test_every_key_of_every_config_is_read_or_an_argument_or_referred_to() -> No
 
 
 @pytest.mark.parametrize("command", ["train", "export"])
-def test_another_store_than_the_runs_folder_is_refused(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_store_than_the_runs_folder_is_refused_and_a_server_is_taken(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder named http: was made, and a server named in the environment got nothing."""
     given = ["run=x", "out=y"] if command == "export" else []
     (found,) = problems(command, *given, 'tracking.folder="http://server:5000"')
-    assert found == "tracking.folder=http://server:5000: expected a folder on this machine, not an address"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert found.startswith("tracking.folder=http://server:5000: expected a folder on this machine, not an address")
+    for taken in ("http://server:5000", f"sqlite:///{Path('runs').resolve()}/mlflow.db", ""):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", taken)
+        assert problems(command, *given) == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere/mlflow.db")
     (found,) = problems(command, *given)
-    assert found.startswith("MLFLOW_TRACKING_URI is set to another store than tracking.folder=runs")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path('runs').resolve()}/mlflow.db")
-    assert problems(command, *given) == []
+    assert found.startswith(
+        "MLFLOW_TRACKING_URI=sqlite:///elsewhere/mlflow.db: expected the address of an MLflow server"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:SECRET@server:5000")
+    (found,) = problems(command, *given)
+    assert found.startswith("MLFLOW_TRACKING_URI=http://...@server:5000: an address with a user or password")
+    assert "give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in found
+    assert "SECRET" not in found
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://another:5000")
+    (found,) = problems(command, *given)
+    assert found.startswith("MLFLOW_REGISTRY_URI is set to another place than the runs folder runs")
+
+
+def test_the_server_of_the_settings_goes_before_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from medvit.mlflow_server import server_of
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://lab:5000/")
+    assert server_of({"folder": "runs", "uri": None}) == "https://lab:5000"
+    assert server_of({"folder": "runs", "uri": "http://here:5000"}) == "http://here:5000"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert server_of({"folder": "runs"}) is None
+    for wrong in ("server:5000", "sqlite:///x.db", "http://", "databricks", "http://a:b@server", "http://server/?x=1"):
+        (found,) = problems("train", f"tracking.uri='{wrong}'")
+        assert found.startswith("tracking.uri="), found
 
 
 def test_another_site_may_have_a_name_with_capitals(tmp_path: Path) -> None:

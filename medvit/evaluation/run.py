@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medvit.errors import EvaluationError
 from medvit.metric.bootstrap import Interval
+from medvit.mlflow_server import server_of
 from medvit.preprocess.resize import to_uint8
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def evaluate_run(settings: dict[str, Any], spec_of: Any, run_id: str | None = No
     from medvit.engine.checkpoint import load_run
     from medvit.evaluation import protocol
     from medvit.evaluation.external_validation import frozen_before, refuse_swapped
-    from medvit.tracking import evaluation_seal
+    from medvit.tracking import evaluation_seal, uploader
     from medvit.tracking import run as tracking
 
     place, site = Path(settings["tracking"]["folder"]), settings["data"]["folder"]
@@ -180,6 +181,7 @@ def evaluate_run(settings: dict[str, Any], spec_of: Any, run_id: str | None = No
         )  # fmt: skip
     evaluation_seal.record(run, split, out)
     run.metrics(logged_metrics(report, split))
+    uploader.follow(run.folder, server_of(settings["tracking"]))
     return report
 
 

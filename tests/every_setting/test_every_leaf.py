@@ -18,7 +18,8 @@ READ = (
     "pretrain",
     "embed",
     "curve",
-)  # their runs and bundles take too long to change each
+    "sync",
+)  # tests/tracking/test_mirror.py changes those of sync; of the others runs and bundles take too long to change each
 OF_RUNS = {  # what `fit` has no part in: tests/test_train.py, test_config.py, test_weights.py
     *("trust", "resume", "extend", "data.name", "data.generate", "optim.plan", "weights.accept_licence"),
     "data.set",  # of a preset, in the paths of its table and folder
