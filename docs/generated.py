@@ -89,7 +89,7 @@ def _said_in_group(name: str, group: str) -> str:
 
 def head(file: Path) -> list[str]:
     """Return the comment lines a file begins with."""
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line != "# @package _global_"]
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")]
     end = next((place for place, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return [line.removeprefix("#").removeprefix(" ") for line in lines[:end]]
 
@@ -153,7 +153,11 @@ def _cell(text: str) -> str:
 def recipes_page() -> str:
     """Return the recipes and data sets with what their files say of purpose, source, licence and checks."""
     text = ["# Recipes and data sets\n", "Generated from `conf/experiment` and `conf/data`.\n"]
-    for title, folder, word in (("Recipes", "experiment", "experiment"), ("Data sets", "data", "data")):
+    for title, folder, word in (
+        ("Recipes", "experiment", "experiment"),
+        ("Ranges for medvit search", "search_space", "search_space"),
+        ("Data sets", "data", "data"),
+    ):
         text.append(f"## {title}\n")
         for file in sorted((CONF / folder).glob("*.yaml")):
             text += [f"### `{word}={file.stem}`\n", *_usage(head(file))]

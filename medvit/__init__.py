@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from medvit.api import read_film as read_film
     from medvit.api import read_volume as read_volume
     from medvit.api import register as register
+    from medvit.api import search as search
     from medvit.api import split as split
     from medvit.api import train as train
     from medvit.api import vit as vit
@@ -45,7 +46,7 @@ os.environ.update(TELEMETRY_OFF)
 __version__ = "0.1.0"
 _READERS = ("decathlon", "load_bundle", "read_film", "read_volume", "vit")
 _COMMANDS = (
-    *("index", "split", "embed", "pretrain", "train", "crossval", "curve", "evaluate", "compare", "register"),
+    *("index", "split", "embed", "pretrain", "train", "search", "crossval", "curve", "evaluate", "compare", "register"),
     *("export", "predict"),
 )
 

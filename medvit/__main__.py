@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 _ORDER = (
-    *("doctor", "init", "unpack", "index", "split", "weights", "embed", "pretrain", "train", "crossval", "curve"),
+    *("doctor", "init", "unpack", "index", "split", "weights", "embed", "pretrain", "train", "search"),
+    *("crossval", "curve"),
     *("evaluate", "compare", "register", "export", "predict", "verify", "serve", "classify", "sync"),
 )
 _FIRST_LINE = re.compile(r'"""`python -m medvit\.\w+[^`]*`: (.*?)\.?(?:""")?$')

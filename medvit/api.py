@@ -35,6 +35,7 @@ __all__ = [  # noqa: RUF022 - in the order of the work
     "embed",
     "pretrain",
     "train",
+    "search",
     "crossval",
     "curve",
     "evaluate",
@@ -120,6 +121,21 @@ def train(**settings: Any) -> Run:
 
     asked, words = _asked("train", settings, check, trial)
     return runs.get(fit_run(asked, words), Path(asked["tracking"]["folder"]))
+
+
+def search(**settings: Any) -> Run:
+    """Search ranges of settings with Optuna and return the run its trials stand below; settings of conf/search.yaml.
+
+    `search(train={"experiment": "cxr_from_scratch", "data.folder": "work/cxr"}, trials=40,
+    space={"optim.plan.lr": {"low": 1e-4, "high": 1e-2, "log": True}})`; the same call goes on where it was stopped.
+
+    Raises:
+        MedvitError: settings, data or weights that cannot be used, or no trial came to its end.
+    """
+    from medvit.search import search as search_all
+    from medvit.search_check import check
+
+    return search_all(*_asked("search", settings, check))
 
 
 def crossval(**settings: Any) -> tuple[Run, Report]:

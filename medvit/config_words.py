@@ -15,7 +15,16 @@ OPEN_MAPPINGS = frozenset(
     {
         *("acceptance", "callbacks.accumulation.scheduling", "data.accept", "data.series", "definitions"),
         *("labels.csv", "labels.derive", "labels.lists"),
-        *("labels.values", "labels.where", "model.network", "preprocess.series", "preprocess.voi", "starts", "train"),
+        *(
+            "labels.values",
+            "labels.where",
+            "model.network",
+            "preprocess.series",
+            "preprocess.voi",
+            "space",
+            "starts",
+            "train",
+        ),
         *("task.missing", "task.options", "task.uncertain", "task.values", "trainer.extra", "trainer.max_time"),
     }
 )

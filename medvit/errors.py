@@ -76,6 +76,10 @@ class RunError(MedvitError):
     exit_code = 5
 
 
+class Diverged(RunError):
+    """A training whose loss, gradient or weights are not finite: of these settings, not of the data or the disk."""
+
+
 class EvaluationError(MedvitError):
     """Predictions, thresholds or groups that cannot give an honest number."""
 

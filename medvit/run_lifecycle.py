@@ -57,6 +57,19 @@ def tracked(
             raise Stopped(getattr(stop, "number", signal.SIGINT), (told or stopped)(run, command)) from None
 
 
+@contextmanager
+def joined(told: Callable[[], str]) -> Iterator[None]:
+    """Work below a run that another process opened and closes; asked to end, say how it goes on."""
+    from medvit.engine.stop import stop_if_asked, stopped_by_signals
+
+    with stopped_by_signals():
+        try:
+            yield
+            stop_if_asked()
+        except KeyboardInterrupt as stop:
+            raise Stopped(getattr(stop, "number", signal.SIGINT), told()) from None
+
+
 def helped(folder: Path) -> Run | None:
     """Return the run whose share of a further device this process trains; None in the process that was started first.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from medvit.engine.settings.part_problems import GIVEN
 from medvit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from medvit.engine.callbacks.training import Report
     from medvit.engine.fit import Fitted
     from medvit.tracking.run import Run
 
@@ -43,10 +44,11 @@ def trial(settings: dict[str, Any]) -> list[str]:
     return problems_of_added(settings)
 
 
-def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
+def train(settings: dict[str, Any], given: Sequence[str] = (), watch: Callable[[Run], Report] | None = None) -> str:
     """Fit, track and keep the best network of one run, and return the run's id. Never reads the test side.
 
     `settings` are those of conf/train.yaml; `given` are the words of the command line, which a resumed run checks.
+    `watch` is given the run as it opens and returns what takes the numbers of each epoch, in place of the run.
 
     Raises:
         MedvitError: settings, data or weights that cannot be used; the run is then marked FAILED.
@@ -69,9 +71,11 @@ def train(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
     from medvit.engine.fit import fit
 
     with run_lifecycle.tracked(run, settings, _title(settings), "train") as run:
-        fitted = fit(settings, run.folder, run.metrics, last, run.artifact, parts)
+        report = watch(run) if watch else run.metrics
+        fitted = fit(settings, run.folder, report, last, run.artifact, parts)
         release.publish_training(run, fitted, settings)
-    _tell(run, fitted, place)
+    if watch is None:
+        _tell(run, fitted, place)
     return str(run.id)
 
 

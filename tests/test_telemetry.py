@@ -106,6 +106,8 @@ def test_no_command_looks_up_a_name_leaves_this_machine_or_writes_elsewhere(tmp_
     """onnxruntime left a device id and an event database in the user's cache folder and asked for its vendor's host."""
     traced = Traced(tmp_path)
     printed = traced.medvit("train", *SMALL)
+    trials = [f"train={{{', '.join(word.replace('=', ': ', 1) for word in SMALL)}}}", "trials=2"]
+    traced.medvit("search", *trials, "space={optim.plan.lr: {low: 1e-4, high: 1e-2}}", "tracking.folder=searched")
     traced.medvit("evaluate", "run=latest", "split=test", "bootstrap.draws=100")
     traced.medvit("register", "run=latest", "name=films", "alias=candidate")
     traced.medvit("export", "run=latest", "out=bundle", "acceptance={age_years: null}")

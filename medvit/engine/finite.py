@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from medvit.errors import RunError
+from medvit.errors import Diverged
 
 _LOOK_EVERY = 20  # steps: a look at a GPU's numbers waits for it
 _SHOWN = 8
@@ -71,11 +71,11 @@ class FiniteGuard:
         if steps and not (fine := torch.stack([each for each, _ in steps])).all():
             self._refuse(steps[int(torch.nonzero(~fine)[0])][1])
         if weights and not torch.isfinite(torch.stack(torch._foreach_norm(list(weights)))).all():
-            raise RunError(f"weights are not finite; {_ADVICE}")
+            raise Diverged(f"weights are not finite; {_ADVICE}")
 
     def _refuse(self, where: str) -> None:
         left = f"{self.skipped} such steps were left out already; " if self.skipped else ""
-        raise RunError(f"the loss or its gradient is not finite in {where}; {left}{_ADVICE}")
+        raise Diverged(f"the loss or its gradient is not finite in {where}; {left}{_ADVICE}")
 
 
 _ADVICE = (

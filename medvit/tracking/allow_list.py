@@ -19,11 +19,12 @@ GROUPS = frozenset(
     {
         *("augment", "bag", "batch", "cache", "callbacks", "data", "device", "epochs", "evaluate", "include"),
         *("labels", "logger", "loss", "metrics", "model", "objective", "optim", "optimizer", "patience", "precision"),
-        *("preprocess", "sampler", "schedule", "scheduler"),
+        *("preprocess", "pruning", "sampler", "schedule", "scheduler"),
         *(
             "seed",
             "seeds",
             "shares",
+            "space",
             "split",
             "starts",
             "strategy",

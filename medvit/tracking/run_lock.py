@@ -37,6 +37,18 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether a process trains in a run's folder."""
+    if not folder.is_dir():
+        return False
+    with ExitStack() as alone:
+        try:
+            alone.enter_context(locked(folder / _LOCK, wait=False))
+        except BlockingIOError:
+            return True
+    return False
+
+
 def close_abandoned(client: Any, database: Path) -> None:
     """End as KILLED each run that is RUNNING and that no process holds: its process was killed, or the power failed.
 

@@ -8,7 +8,9 @@ import generated
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [file for file in sorted((ROOT / "conf").rglob("*.yaml")) if file.parent.name != "experiment"]
+FILES = [
+    file for file in sorted((ROOT / "conf").rglob("*.yaml")) if file.parent.name not in ("experiment", "search_space")
+]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT / "conf").as_posix())
@@ -36,12 +38,18 @@ def test_a_comment_that_goes_on_below_its_line_is_read_whole() -> None:
 def test_every_command_and_group_of_conf_is_on_the_page() -> None:
     assert {file.stem for file in (ROOT / "conf").glob("*.yaml")} == set(generated.COMMANDS)
     folders = {folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir()}
-    assert folders == {*generated.GROUPS, "data", "experiment", "evaluation"}  # the last beside its commands
+    assert folders == {
+        *generated.GROUPS,
+        "data",
+        "experiment",
+        "search_space",
+        "evaluation",
+    }  # beside it or its commands
 
 
 def test_every_recipe_and_data_set_says_what_it_is() -> None:
     page = generated.recipes_page()
-    for folder in ("experiment", "data"):
+    for folder in ("experiment", "search_space", "data"):
         for file in (ROOT / "conf" / folder).glob("*.yaml"):
             assert f"### `{folder}={file.stem}`" in page
             assert len(" ".join(generated.head(file))) > 60, file.name

@@ -17,7 +17,8 @@ from medvit.config_known import flat
 from medvit.config_words import OPEN_MAPPINGS
 
 SHARED = ("data", "experiment")  # folders of conf/ whose files set what commands and parts have
-GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in SHARED)
+RANGES = "search_space"  # of settings that stand elsewhere: tests/test_search.py
+GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in (*SHARED, RANGES))
 COMMANDS = sorted(path.stem for path in conf_dir().glob("*.yaml") if path.stem != "base")
 _POLICIES = {"data.accept", "data.series"}  # open mappings whose keys are fields of medvit's own
 

@@ -18,6 +18,7 @@ READ = (
     "pretrain",
     "embed",
     "curve",
+    "search",
     "sync",
 )  # tests/tracking/test_mirror.py changes those of sync; of the others runs and bundles take too long to change each
 OF_RUNS = {  # what `fit` has no part in: tests/test_train.py, test_config.py, test_weights.py
