@@ -80,6 +80,10 @@ class Diverged(RunError):
     """A training whose loss, gradient or weights are not finite: of these settings, not of the data or the disk."""
 
 
+class OutOfMemory(RunError):
+    """A step that does not fit into the memory of its device."""
+
+
 class EvaluationError(MedvitError):
     """Predictions, thresholds or groups that cannot give an honest number."""
 

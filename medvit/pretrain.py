@@ -29,6 +29,8 @@ def check(settings: dict[str, Any]) -> list[str]:
         wrong.append(
             "trainer.patience: the loss of a pretext task does not say which epoch serves; give trainer.epochs"
         )
+    if settings["trainer"]["auto_batch"]:
+        wrong.append("trainer.auto_batch: pretraining does not try what fits; give trainer.batch_size and accumulate")
     if settings["tracking"]["register"] or not settings["tracking"]["log_model"]:
         wrong.append("tracking.register, tracking.log_model: pretraining logs and registers no model; leave them out")
     wrong += [*_data(settings["data"]), *_include(settings), *_monitor(settings)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -60,20 +61,21 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     from medvit.bundle.acceptance import problems
     from medvit.bundle.build import draft_contents, evaluated_contents
     from medvit.bundle.parity import Trained
-    from medvit.engine.checkpoint import load_run
+    from medvit.engine.checkpoint import PREPROCESS, load_run
     from medvit.model.lora import merge
     from medvit.preprocess.steps import not_exportable
     from medvit.tracking import evaluation_seal, provenance
     from medvit.tracking import run as tracking
 
     run = tracking.get(run_id, runs, finished=True)
-    thresholds = None if draft else evaluation_seal.check(run)
-    loaded = load_run(run.folder)
-    _refuse_other_units(loaded.settings["data"].get("unit"), thresholds or {})
-    if lost := not_exportable(loaded.preprocess.steps):
+    steps = json.loads((run.folder / PREPROCESS).read_text(encoding="utf-8")).get("steps") or {}
+    if lost := not_exportable(steps):  # before an evaluation is asked for, which opens the test side
         raise BundleError(
             f"This run cannot be exported: {'; '.join(lost)}. Train with transforms of MONAI, or without, to export."
         )
+    thresholds = None if draft else evaluation_seal.check(run)
+    loaded = load_run(run.folder)
+    _refuse_other_units(loaded.settings["data"].get("unit"), thresholds or {})
     asked = options.get("acceptance") or {}
     if wrong := problems({key: limit for key, limit in asked.items() if limit is not None}):
         raise ConfigError("; ".join(wrong))

@@ -17,7 +17,7 @@ from medvit import generated, run_lifecycle
 from medvit.command_line import anywhere, command_line
 from medvit.config import entry, settings_by
 from medvit.config_words import overrides_of
-from medvit.errors import ConfigError, DataError, Diverged, RunError, WeightsError
+from medvit.errors import ConfigError, DataError, Diverged, OutOfMemory, RunError, WeightsError
 from medvit.file_lock import locked
 from medvit.mlflow_server import server_of
 from medvit.search_check import check, space_of
@@ -164,7 +164,7 @@ def _try(study: SearchStudy, trial: Trial, parent: Run, settings: dict[str, Any]
         outcome = "complete"
     except Pruned:
         outcome = _ended(study, trial, "pruned", "its curve is below the median of the others")
-    except torch.OutOfMemoryError:
+    except (OutOfMemory, torch.OutOfMemoryError):
         outcome = _ended(study, trial, "out of memory", "the accelerator has too little memory for these values")
         torch.cuda.empty_cache()
     except Diverged as error:

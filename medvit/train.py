@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from medvit.engine.fit import Fitted
     from medvit.tracking.run import Run
 
-_NOT_SOLVED = ("optim.plan", "trainer.epochs", "trainer.patience", "trainer.skip_non_finite")
+_NOT_SOLVED = ("optim.plan", "trainer.epochs", "trainer.patience", "trainer.skip_non_finite", "trainer.auto_batch")
 
 
 def check(settings: dict[str, Any]) -> list[str]:
@@ -64,7 +64,7 @@ def train(settings: dict[str, Any], given: Sequence[str] = (), watch: Callable[[
     if generated.wanted(settings["data"]):
         generated.make(settings["data"], settings["labels"])
     parts = prepare(settings)  # before a run is opened: what cannot be built leaves none
-    if run is None and any((settings.get("callbacks") or {}).values()):
+    if run is None and (settings["trainer"].get("auto_batch") or any((settings.get("callbacks") or {}).values())):
         from medvit.engine.finders import find
 
         find(settings, parts)  # before the parameters of the run are told
@@ -75,7 +75,7 @@ def train(settings: dict[str, Any], given: Sequence[str] = (), watch: Callable[[
         fitted = fit(settings, run.folder, report, last, run.artifact, parts)
         release.publish_training(run, fitted, settings)
     if watch is None:
-        _tell(run, fitted, place)
+        _tell(run, fitted, settings)
     return str(run.id)
 
 
@@ -118,10 +118,11 @@ def _used(settings: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
     return run_lifecycle.without_idle(settings, given)
 
 
-def _tell(run: Run, fitted: Fitted, folder: Path) -> None:
+def _tell(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
     from medvit.tracking import saved_view
 
-    test = anywhere(command_line("evaluate", {"run": run.id}, folder))
+    folder, trust = Path(settings["tracking"]["folder"]), settings["trust"]
+    test = anywhere(command_line("evaluate", {"run": run.id, **({"trust": trust} if trust else {})}, folder))
     scores = "".join(f"  {key:<22}{value:.4f}\n" for key, value in sorted(fitted.scores.items()) if key.count("/") == 1)
     sys.stdout.write(
         f"\nrun {run.id}, best epoch {fitted.best_epoch} by {fitted.task.monitor}\n{scores}"

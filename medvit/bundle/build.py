@@ -138,12 +138,19 @@ def _monai_metadata(trained: Trained, contents: bundles.Contents) -> dict[str, A
             + (("monai", "torch") if trained.preprocess.steps else ())
         },
         "task": f"{contents.labels['activation']['name']} classification: {', '.join(labels)}",
-        "description": f"{contents.name}: a Vision Transformer fine-tuned with medvit. Not for diagnostic use.",
+        "description": f"{contents.name}: {_kind(trained.network)} fine-tuned with medvit. Not for diagnostic use.",
         "authors": "see docs/README.md",
         "copyright": "see LICENSE",
         "intended_use": "Research only; not for diagnostic use.",
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": logits}},
     }
+
+
+def _kind(network: Any) -> str:
+    from medvit.model.vit import ViT
+
+    inner = getattr(network.backbone, "network", network.backbone)  # of a network made elsewhere
+    return "a Vision Transformer" if isinstance(network.backbone, ViT) else f"a network ({type(inner).__name__})"
 
 
 def labels_of(task: Mapping[str, Any], definitions: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Lightning's finders of batch size and learning rate, run on copies before a training begins.
+"""Lightning's finders of batch size and learning rate, and `trainer.auto_batch`, on copies before a training begins.
 
 What they find becomes a setting of the run, as if it had been given: the training that follows, and a resumed one, is
 that of a run that was told these numbers, for no trial step leaves a trace in weights, averages or draws.
@@ -19,16 +19,18 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BatchSizeFinder
 from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_error
 from pytorch_lightning.utilities.seed import isolate_rng
+from torch import nn
 
 from medvit.config import build
 from medvit.data.datamodule import DataModule
 from medvit.engine.build import Parts
 from medvit.engine.callbacks.training import AverageWeights
 from medvit.engine.fit import data_module
+from medvit.engine.memory import advice, smaller
 from medvit.engine.module import FineTuner
 from medvit.engine.settings.part_problems import FINDERS
 from medvit.engine.trainer import training_loop
-from medvit.errors import ConfigError, RunError
+from medvit.errors import ConfigError, OutOfMemory, RunError
 from medvit.optim.plan import Plan
 from medvit.optim.strategy import Probe
 
@@ -38,24 +40,30 @@ logger = logging.getLogger(__name__)
 def find(settings: dict[str, Any], parts: Parts) -> None:
     """Set `trainer.batch_size` and `optim.plan.lr` of `settings` to what the finders among the callbacks find.
 
+    With `trainer.auto_batch` the batch is halved until a step fits, and `trainer.accumulate` grows with it.
+
     Raises:
         ConfigError: features are cached, so that no image goes through the network.
         RunError: nothing fits into the memory, or the losses show no rate.
     """
     nodes = {node["_target_"].rpartition(".")[2]: node for node in (settings.get("callbacks") or {}).values() if node}
     nodes = {kind: nodes[kind] for kind in FINDERS if kind in nodes}  # the rate is found with the batches of the size
-    if not nodes or settings["trainer"].get("fast_dev_run"):
+    auto = settings["trainer"].get("auto_batch", False)
+    if not (nodes or auto) or settings["trainer"].get("fast_dev_run"):
         return
     if isinstance(parts.strategy, Probe) and parts.strategy.cache_gib > 0:
+        asked = " and ".join([*nodes, *["trainer.auto_batch"] * auto])
         raise ConfigError(
-            f"{' and '.join(nodes)}: the backbone is frozen and its features are cached, where batches cost no memory "
-            "to speak of and a rate is quickly tried; leave it out, or choose another optim"
+            f"{asked}: the backbone is frozen and its features are cached, where batches cost no memory to speak of "
+            "and a rate is quickly tried; leave it out, or choose another optim"
         )
     data = data_module(settings, parts.preprocess, copy.deepcopy(parts.task))
     data.setup("fit")
     data.task.fit(data.units("train").frame)  # type: ignore[attr-defined]
     with isolate_rng(), training_loop(), tempfile.TemporaryDirectory() as folder:
         trial = _Trials(settings, parts, data, Path(folder))
+        if auto:
+            _halve_until_it_fits(settings["trainer"], trial.fits, parts.network)
         if "BatchSizeFinder" in nodes:
             settings["trainer"]["batch_size"] = _batch_size(
                 nodes["BatchSizeFinder"], trial.fits, len(data.units("train"))
@@ -64,6 +72,21 @@ def find(settings: dict[str, Any], parts: Parts) -> None:
         if "LearningRateFinder" in nodes:
             settings["optim"]["plan"]["lr"] = trial.rate(nodes["LearningRateFinder"])
             logger.info("optim.plan.lr=%g, found by LearningRateFinder", settings["optim"]["plan"]["lr"])
+
+
+def _halve_until_it_fits(trainer: dict[str, Any], fits: Callable[[int, int], bool], network: nn.Module) -> None:
+    """Set `batch_size` and `accumulate` to the largest batch that fits and makes the same steps."""
+    asked = trainer["batch_size"]
+    while not fits(trainer["batch_size"], 2):  # the second step has the state of the optimiser beside it
+        if (less := smaller(trainer["batch_size"], trainer["accumulate"])) is None:
+            raise OutOfMemory(f"trainer.auto_batch: {advice(1, 1)}")
+        trainer["batch_size"], trainer["accumulate"] = less
+    if trainer["batch_size"] == asked:
+        return
+    told = f"trainer.batch_size={trainer['batch_size']} trainer.accumulate={trainer['accumulate']}"
+    logger.info("%s: %d images do not fit into the memory (trainer.auto_batch)", told, asked)
+    if any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in network.modules()):
+        logger.warning("its batch normalisation takes statistics of %d images now", trainer["batch_size"])
 
 
 def _batch_size(node: Mapping[str, Any], fits: Callable[[int, int], bool], most: int) -> int:

@@ -18,7 +18,7 @@ from medvit.data.loading import loading_of
 from medvit.data.sampler import Sampler
 from medvit.dataset import seen_patients
 from medvit.dataset.leakage import audit_before_training, seen_in_pretraining
-from medvit.engine import cached_features, checkpoint, determinism, pipeline
+from medvit.engine import cached_features, checkpoint, determinism, memory, pipeline
 from medvit.engine.build import ARCHITECTURE, Parts, describe, prepare, seen_before
 from medvit.engine.cached_features import CachedFeatures
 from medvit.engine.callbacks.overlay import Attach, SaveOverlays
@@ -95,24 +95,24 @@ def fit(
     more = {checkpoint.TASK: task.to_json(), checkpoint.WEIGHTS: weights, checkpoint.PIPELINE: steps}
     leave(folder, settings, network, preprocess, data, more)
     gpu = on_gpu(settings["trainer"]["accelerator"])
-    memory = cached_features.cached_features(
+    features = cached_features.cached_features(
         strategy, network, data, describe(settings, network), "cuda" if gpu else "cpu"
     )
-    frozen = None if memory is None else "backbone."
-    best_file = folder / (checkpoint.BEST if memory is None else checkpoint.BEST_HEAD)
+    frozen = None if features is None else "backbone."
+    best_file = folder / (checkpoint.BEST if features is None else checkpoint.BEST_HEAD)
     keep = KeepBest(best_file, frozen, settings["trainer"].get("patience"))
     drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], folder, attach)
     trainer = make_trainer(settings, parts.precision, folder, [keep, drawn], report)
     with training_loop(by_steps=not isinstance(strategy, LogisticProbe)):
-        _run(trainer, module, data, memory, resume)
+        _run(trainer, module, data, features, resume, settings["trainer"])
     if keep.best is None:
         raise RunError(f"no epoch gave {task.monitor}: the validation side needs both outcomes; enlarge it")
-    if memory is not None and trainer.is_global_zero:
+    if features is not None and trainer.is_global_zero:
         checkpoint.complete(network, keep.path, folder / checkpoint.BEST)
-        if not isinstance(strategy, LogisticProbe) and (scores := memory.beside(task)):
+        if not isinstance(strategy, LogisticProbe) and (scores := features.beside(task)):
             report(scores, keep.epoch)
     trainer.strategy.barrier()
-    best, validation = _predict_again(trainer, folder, module, data, memory)
+    best, validation = _predict_again(trainer, folder, module, data, features)
     return Fitted(best, data, task, preprocess, validation, keep.best, keep.epoch + 1, keep.scores, weights)
 
 
@@ -134,31 +134,40 @@ def _ready(settings: dict[str, Any], data: DataModule, task: Any, weights: dict[
 
 
 def _run(
-    trainer: pl.Trainer, module: FineTuner, data: DataModule, memory: CachedFeatures | None, resume: Path | None
+    trainer: pl.Trainer,
+    module: FineTuner,
+    data: DataModule,
+    features: CachedFeatures | None,
+    resume: Path | None,
+    asked: dict[str, Any],
 ) -> None:
-    """Train on images, or on the features of a frozen backbone, or solve for the head."""
-    if memory is None:
-        trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
+    """Train on images, or on the features of a frozen backbone, or solve for the head; `asked`: conf/trainer."""
+    start = str(resume) if resume else None
+    if features is None:
+        need = memory.need_of(module.network, module.plan, data.preprocess.shape, trainer.precision)
+        memory.tell(need, asked, memory.free_bytes(trainer.strategy.root_device))
+        with memory.out_of_memory_told(asked):
+            trainer.fit(module, datamodule=data, ckpt_path=start)
         return
-    module.encode = memory.features.tokens
-    train, val = (memory.loader(side, trainer.global_rank, trainer.world_size) for side in ("train", "val"))
+    module.encode = features.features.tokens
+    train, val = (features.loader(side, trainer.global_rank, trainer.world_size) for side in ("train", "val"))
     if isinstance(module.strategy, LogisticProbe):
-        memory.solve(module.network, module.task)
+        features.solve(module.network, module.task)
         trainer.validate(module, val, verbose=False)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ReportEpoch):
                 callback.on_train_epoch_end(trainer, module)
     else:
-        trainer.fit(module, train, val, ckpt_path=str(resume) if resume else None)
+        trainer.fit(module, train, val, ckpt_path=start)
 
 
 def _predict_again(
-    trainer: pl.Trainer, folder: Path, module: FineTuner, data: DataModule, memory: CachedFeatures | None
+    trainer: pl.Trainer, folder: Path, module: FineTuner, data: DataModule, features: CachedFeatures | None
 ) -> tuple[Network, pd.DataFrame]:
     """Return the best network as the folder rebuilds it, and its validation predictions, kept in the folder too."""
     best = checkpoint.load_run(folder).network
     device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
-    loader, encode = (data.val_dataloader(), None) if memory is None else (memory.loader("val"), module.encode)
+    loader, encode = (data.val_dataloader(), None) if features is None else (features.loader("val"), module.encode)
     found = predict(best, loader, module.scale, module.shift, device, encode)
     validation = table(found, module.task, data.units("val").with_digests(), "val")
     if trainer.is_global_zero:

@@ -52,6 +52,7 @@ class FineTuner(pl.LightningModule):
         self._gathered: list[tuple[tuple[str, ...], Tensor, Tensor, Tensor]] = []
         self._losses: list[Tensor] = []
         self._units: list[int] = []
+        self._rate = 0.0  # the highest of the last step
         self._resting = ExitStack()
         self.validation: Predictions | None = None
         self.guard = FiniteGuard()
@@ -90,6 +91,7 @@ class FineTuner(pl.LightningModule):
         Raises:
             RunError: they are not finite, see `FiniteGuard`.
         """
+        self._rate = max(group["lr"] for group in optimizer.param_groups)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
@@ -110,7 +112,7 @@ class FineTuner(pl.LightningModule):
         return full / held if held and batch_idx >= batches - held else 1.0
 
     def epoch_numbers(self) -> dict[str, float]:
-        """Return the mean loss of all units of the epoch and the highest learning rate; begin to count anew."""
+        """Return the mean loss of all units of the epoch and the highest rate of its last step; begin to count anew."""
         if not self._losses:
             return {}
         losses, units = torch.stack(self._losses), torch.tensor(self._units, dtype=torch.float32)
@@ -118,8 +120,7 @@ class FineTuner(pl.LightningModule):
         loss = self.trainer.strategy.reduce(mean, reduce_op="mean")  # every rank sees equally many units
         self._losses.clear()
         self._units.clear()
-        rate = max(group["lr"] for group in self.optimizers().param_groups)  # type: ignore[union-attr]
-        return {"train/loss": float(loss), "train/lr": float(rate)}
+        return {"train/loss": float(loss), "train/lr": float(self._rate)}
 
     def epoch_so_far(self) -> dict[str, Any]:
         """Return what `epoch_numbers` counts, for a resumed run."""

@@ -30,6 +30,7 @@ from medvit.engine.callbacks.overlay import Attach
 from medvit.engine.callbacks.reconstructions import SaveReconstructions
 from medvit.engine.callbacks.training import AverageWeights, Report
 from medvit.engine.fit import data_module, leave, refuse_other_sources
+from medvit.engine.memory import out_of_memory_told
 from medvit.engine.module import FineTuner
 from medvit.engine.pipeline import refuse_wrong_steps
 from medvit.engine.settings.precision import precision_of
@@ -162,7 +163,7 @@ def pretrain(
 
     validate = data.has("val")
     trainer = make_trainer(settings, parts.precision, folder, [shown], keep, validate)
-    with training_loop():
+    with training_loop(), out_of_memory_told(settings["trainer"]):
         trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
     _keep_last(trainer, parts.objective, folder)
     return Pretrained(data, numbers, weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import time
 import warnings
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from medvit.dicom import storage
 from medvit.dicom.header import read_dataset, read_header
-from medvit.dicom.limits import Limits
+from medvit.dicom.limits import Deadline, Limits
 from medvit.dicom.policy import FilmPolicy
 from medvit.dicom.read import read_film
 from medvit.errors import DicomRefusal
@@ -196,3 +197,14 @@ def test_every_limit_of_the_policy_is_kept(limits: Limits, code: str) -> None:
     with pytest.raises(DicomRefusal) as caught:
         read_film(kit.nested(60), FilmPolicy.of({"accept": {"limits": vars(limits)}}))
     assert caught.value.code == code
+
+
+def test_a_busy_machine_or_a_slow_disk_refuses_no_header() -> None:
+    deadline = Deadline(Limits(header_seconds=0.05))
+    time.sleep(0.1)
+    deadline.check()
+    begun = time.thread_time()
+    while time.thread_time() < begun + 0.1:
+        pass
+    with pytest.raises(DicomRefusal, match="E-TIME"):
+        deadline.check()

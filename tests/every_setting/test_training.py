@@ -77,6 +77,7 @@ ELSEWHERE = {  # settings of a preset or recipe that another test goes over, and
     "trainer.strategy", "trainer.extra",
     # tests/engine/test_resume.py, test_finite.py
     "trainer.checkpoint_minutes", "trainer.patience", "trainer.skip_non_finite",
+    "trainer.auto_batch",  # tests/engine/test_memory.py
 }  # fmt: skip
 
 

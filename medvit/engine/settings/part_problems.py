@@ -66,7 +66,15 @@ def part_problems(settings: Mapping[str, Any]) -> list[str]:
     for group in GIVEN:
         for name, node in (settings.get(group) or {}).items():
             found += _part(f"{group}.{name}", node)
-    return [*found, *_monitors(settings), *_of_one_kind(settings)]
+    return [*found, *_optimizer(settings.get("optimizer") or {}), *_monitors(settings), *_of_one_kind(settings)]
+
+
+def _optimizer(node: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is said of the optimiser that the plan says for each layer."""
+    for key, plan in (("lr", "optim.plan.lr"), ("weight_decay", "optim.plan.weight_decay"), ("params", None)):
+        if key in node:
+            help_ = f"give {plan}, of which each layer has its share" if plan else "the strategy of optim gives them"
+            yield f"optimizer.{key}={node[key]}: not read; leave it out: {help_}"
 
 
 def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
@@ -159,6 +167,8 @@ def _of_one_kind(settings: Mapping[str, Any]) -> Iterator[str]:
         if kind == "GradientAccumulationScheduler" and trainer.get("accumulate", 1) != 1:
             said = f"callbacks.{name} and trainer.accumulate={trainer['accumulate']} say how many batches make a step"
             yield f"{said}: give trainer.accumulate=1"
+        if kind == "BatchSizeFinder" and trainer.get("auto_batch"):
+            yield f"callbacks.{name} and trainer.auto_batch=true both look for the size of a batch: give one"
         if kind == "LearningRateFinder" and several:
             yield f"callbacks.{name} tries rates with the batches of one device, and trainer.devices={devices} has more"
 
