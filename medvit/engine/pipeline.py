@@ -13,8 +13,7 @@ import numpy as np
 from medvit.errors import ConfigError, MedvitError
 from medvit.preprocess import VolumeFiles
 from medvit.preprocess.chain import Planned, plan
-from medvit.preprocess.steps import WHOLE, names, not_exportable, problems
-from medvit.preprocess.whole_chain import problems_whole
+from medvit.preprocess.steps import names, not_exportable
 
 _log = logging.getLogger(__name__)
 _TRIED = 5  # images of the training side that are timed
@@ -24,13 +23,13 @@ def refuse_wrong_steps(preprocess: Any) -> None:
     """Try the steps that are not fused on generated images; raises ConfigError with all that is wrong."""
     if not preprocess.steps:
         return
-    size = tuple(side or 8 for side in preprocess.size)
-    read = tuple(side + 9 * (axis + 1) for axis, side in enumerate(size))  # a film or volume has any size
-    shapes = {"after_reading": read, "after_resampling": size, "before_normalisation": size}
-    found = problems(preprocess.steps, shapes)
-    found += problems_whole(preprocess, read) if WHOLE in preprocess.steps else []
-    if found:
-        raise ConfigError("preprocess: " + "; ".join(found))
+    from medvit.preprocess.step_trial import problems
+
+    found = problems(preprocess)
+    for line in found.told:
+        _log.warning("W-STEP preprocess: %s", line)
+    if found.refused:
+        raise ConfigError("preprocess: " + "; ".join(found.refused))
 
 
 def refuse_wrong_augment(augment: Any, preprocess: Any) -> None:

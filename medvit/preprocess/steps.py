@@ -46,7 +46,7 @@ def recorded(steps: Mapping[str, Sequence[Node]]) -> dict[str, list[dict[str, An
     places = (*PLACES, WHOLE)
     wrong = [f"steps.{place}: expected {', '.join(places)}" for place in steps if place not in places]
     found: dict[str, list[dict[str, Any]]] = {}
-    for place, number, node in _numbered({place: steps[place] for place in places if steps.get(place)}):
+    for place, number, node in numbered({place: steps[place] for place in places if steps.get(place)}):
         said = _wrong(node)
         if not said:
             plain = json.loads(json.dumps(dict(node)))
@@ -58,7 +58,8 @@ def recorded(steps: Mapping[str, Sequence[Node]]) -> dict[str, list[dict[str, An
     return found
 
 
-def _numbered(steps: Mapping[str, Sequence[Node]]) -> Iterator[tuple[str, int, Node]]:
+def numbered(steps: Mapping[str, Sequence[Node]]) -> Iterator[tuple[str, int, Node]]:
+    """Yield every step with its place and its number there, from 1."""
     return ((place, number, node) for place, nodes in steps.items() for number, node in enumerate(nodes, 1))
 
 
@@ -108,14 +109,14 @@ def short(node: Node) -> str:
 
 def names(steps: Mapping[str, Sequence[Node]]) -> str:
     """Return the classes of all steps, such as "MedianSmoothd, HistogramNormalized"."""
-    return ", ".join(short(node) for _, _, node in _numbered(steps))
+    return ", ".join(short(node) for _, _, node in numbered(steps))
 
 
 def run(nodes: Sequence[Node], image: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return `image` [*S] after the transforms, each given {"image": a MetaTensor [1 *S]} with the affine to RAS mm.
 
     Raises:
-        ConfigError: a step that cannot be built, or changes the shape.
+        ConfigError: a step that cannot be built, changes the shape, or moves the image.
         DicomRefusal: E-STEP: a step fails on this image, or gives values that are not finite.
     """
     found, _ = _run(nodes, image, affine, same_shape=True)
@@ -154,6 +155,8 @@ def _run(
         if not torch.isfinite(value).all():
             found = f"{name} gives values that are not finite"
             raise DicomRefusal("E-STEP", found, fix="mend the step, or leave the image out")
+        if same_shape and not np.allclose(value.affine, before, rtol=1e-5, atol=1e-4):
+            raise ConfigError(f"{name} {MOVES}")
     plain = np.ascontiguousarray(value.detach().numpy()[0], np.float32)
     return plain, np.asarray(value.affine.detach().cpu().numpy(), np.float64)
 
@@ -172,9 +175,10 @@ def _image(name: str, answer: Any, shape: Sequence[int | None]) -> Any:
     if len(value.shape) != len(shape) or any(
         want not in (None, is_) for want, is_ in zip(shape, value.shape, strict=True)
     ):
+        first = 1 if value.shape[:1] == tuple(shape[:1]) else 0  # the channels are told where it is them
         raise ConfigError(
-            f"{name} changes the shape from {list(shape[1:])} to {list(value.shape)[1:]}: labels, maps and the network "
-            "need the same; sizes are set by preprocess.size and preprocess.spacing_mm"
+            f"{name} changes the shape from {list(shape[first:])} to {list(value.shape)[first:]}: labels, maps and the "
+            "network need the same; sizes are set by preprocess.size and preprocess.spacing_mm"
         )
     return value.float()
 
@@ -188,9 +192,14 @@ def _transform(node: Node) -> Any:
     return here[key]
 
 
+def forget() -> None:
+    """Drop the transforms of this thread, with what an earlier image left in them."""
+    _built.__dict__.clear()
+
+
 def build_all(steps: Mapping[str, Sequence[Node]]) -> None:
     """Build every transform now, for this thread; raises ConfigError for one that cannot be built."""
-    for _, _, node in _numbered(steps):
+    for _, _, node in numbered(steps):
         _transform(node)
 
 
@@ -221,43 +230,13 @@ def transform_of(node: Node) -> Any:
     return found
 
 
-def problems(steps: Mapping[str, Sequence[Node]], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Return what is wrong with steps by trying each on generated images of the `shapes` of its place."""
-    found = []
-    for place, number, node in _numbered({place: nodes for place, nodes in steps.items() if place != WHOLE}):
-        first, second = (generated(shapes[place], seed) for seed in (1, 2))
-        affine = np.eye(4)
-        _built.__dict__.clear()  # what an earlier image left in a step would hide what it keeps
-        try:
-            once = run([node], first, affine)
-            run([node], second, affine)
-            again = run([node], first, affine)
-        except (ConfigError, DicomRefusal) as error:
-            found.append(f"{place}, step {number}: {error}")
-            continue
-        if not np.array_equal(once, again):
-            found.append(
-                f"{place}, step {number}: {short(node)} gives another result for the same image after another one: it "
-                f"is random, or keeps something of the image before; {RANDOM}"
-            )
-    return found
-
-
-def generated(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    """Return smooth values in [0, 1] with some grain and a dark surround, as images have."""
-    axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
-    ball = np.clip(1.2 - np.sqrt(sum(axis**2 for axis in axes)) * (1 + 0.1 * seed), 0, 1)
-    grain = np.random.default_rng(seed).random(shape) * 0.1
-    return np.asarray(np.clip(ball * (0.9 + grain), 0, 1), np.float32)
-
-
 def not_exportable(steps: Mapping[str, Sequence[Node]]) -> list[str]:
     """Return the steps that no bundle can carry: code of the user's own, and what needs trust.
 
     MONAI's transforms of arrays are installed beside it.
     """
     found = []
-    for place, _, node in _numbered(steps):
+    for place, _, node in numbered(steps):
         for target in targets(dict(node)):
             if not target.startswith(("monai.", "medvit.")):
                 found.append(f"{target} ({place}) is code of your own, and a bundle carries none")
@@ -272,4 +251,8 @@ def to_ras(affine: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 RANDOM = "random steps belong to augment, which draws them anew for every epoch"
+MOVES = (
+    "moves the image: maps and boxes would point to other places than the network saw; turning and resampling are "
+    "preprocess.orientation, size and spacing_mm, random moves belong to augment"
+)
 _NEEDS = "needs a package that is not installed"

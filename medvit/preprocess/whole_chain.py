@@ -10,19 +10,7 @@ from numpy.typing import NDArray
 
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess.placement import Placement
-from medvit.preprocess.steps import RANDOM, WHOLE, generated, run_whole
-
-
-def problems_whole(definition: Any, shape: tuple[int, ...]) -> list[str]:
-    """Return what is wrong with a whole list by trying it on generated images of `shape`."""
-    affine = np.eye(4)
-    try:
-        once, again, other = (by_monai(definition, generated(shape, seed), affine)[0] for seed in (1, 1, 2))
-        third = by_monai(definition, generated(shape, 1), affine)[0]
-    except (ConfigError, DicomRefusal) as error:
-        return [str(error)]
-    same = np.array_equal(once, again) and np.array_equal(once, third) and other.dtype == once.dtype
-    return [] if same else [f"transforms: a step gives another result for the same image after another one; {RANDOM}"]
+from medvit.preprocess.steps import WHOLE, run_whole
 
 
 def by_monai(

@@ -13,7 +13,8 @@ import pytest
 from medvit.config_targets import trust_only
 from medvit.errors import ConfigError, DicomRefusal
 from medvit.preprocess import FilmPreprocess, VolumePreprocess, from_json
-from medvit.preprocess.steps import not_exportable, problems
+from medvit.preprocess.step_trial import problems
+from medvit.preprocess.steps import not_exportable
 from medvit.types import Facts, Volume
 
 PLACES = ("after_reading", "after_resampling", "before_normalisation")
@@ -139,7 +140,7 @@ def test_a_step_is_told_the_millimetres_of_what_it_gets(monkeypatch):
 )
 def test_a_step_that_is_none_is_refused_before_training(own, step, said):
     pre = FilmPreprocess(size=(32, 24), steps={"before_normalisation": [step]})
-    (found,) = problems(pre.steps, dict.fromkeys(PLACES, (32, 24)))
+    (found,) = problems(pre).refused
     assert re.search(said, found), found
     assert found.startswith("before_normalisation, step 1: ")
 
@@ -147,8 +148,9 @@ def test_a_step_that_is_none_is_refused_before_training(own, step, said):
 def test_good_steps_pass_the_trial_and_all_bad_ones_are_named(own):
     first = [MEDIAN, {"_target_": "my_steps.Noisy"}, {"_target_": "my_steps.Halved"}]
     last = [{"_target_": "my_steps.Brightest"}]
-    steps = FilmPreprocess(steps={"after_reading": first, "before_normalisation": last}).steps
-    found = problems(steps, dict.fromkeys(PLACES, (32, 24)))
+    found = problems(
+        FilmPreprocess(size=(32, 24), steps={"after_reading": first, "before_normalisation": last})
+    ).refused
     assert [one.split(":")[0] for one in found] == ["after_reading, step 2", "before_normalisation, step 1"]
 
 
