@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -231,13 +232,33 @@ def test_where_no_trial_comes_to_its_end_all_reasons_are_told(place: Path) -> No
     assert all("diverged: the loss or its gradient is not finite" in reason for reason in reasons)
 
 
-def started(place: Path, count: int) -> subprocess.Popen[str]:
+def called(place: Path, count: int, study: str, **more: Any) -> list[str]:
     space = {"optim.plan.lr": {"low": 1e-4, "high": 3e-2, "log": True}, "pool": MIXED["pool"]}
-    words = overrides_of(asked(place, space=space, trials=count, pruning=None, study="killed"))
-    words = [each for each in words if not each.startswith("pruning.")]
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.Popen([sys.executable, "-m", "medvit.search", *words], env=where, cwd=place, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    given = asked(place, space=space, trials=count, pruning=None, study=study)
+    given["train"] |= {name.removeprefix("train."): value for name, value in more.items()}
+    return [each for each in overrides_of(given) if not each.startswith("pruning.")]
+
+
+def where() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
+def started(place: Path, words: list[str]) -> subprocess.Popen[str]:
+    call = [sys.executable, "-m", "medvit.search", *words]
+    return subprocess.Popen(call, env=where(), cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def study_called(place: Path, name: str) -> Any:
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{place / 'runs' / 'search.db'}")
+
+
+def wait_for(look: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    until = time.monotonic() + 300
+    while not (found := look()):
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    return found
 
 
 def complete(place: Path) -> int:
@@ -249,12 +270,31 @@ def complete(place: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
+def test_a_search_asked_to_end_says_how_it_goes_on_and_its_trial_goes_on_at_its_checkpoint(place: Path) -> None:
+    generated(place, "films")
+    words = called(place, 1, "asked to end", **{"train.trainer.epochs": 40})
+    before = set(place.glob("runs/*/checkpoints/last.ckpt"))
+    process = started(place, words)
+    (checkpoint,) = wait_for(lambda: set(place.glob("runs/*/checkpoints/last.ckpt")) - before, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said[-2000:]
+    *_, told, line = said.strip().splitlines()
+    assert told == "the search is stopped; the same command goes on:"
+    again = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, cwd="/", env=where())
+    assert again.returncode == 0, again.stderr[-2000:]
+    study = study_called(place, "asked to end")
+    assert [each.state.name for each in study.trials] == ["FAIL", "COMPLETE"]
+    assert [*study.trials[1].intermediate_values] == [*range(1, 41)]
+    parent = runs.get(study.user_attrs["run"], place / "runs")
+    ((child, _),) = runs.children(parent)
+    assert child.folder == checkpoint.parents[1]
+    assert (child.status, parent.status) == ("FINISHED", "FINISHED")
+
+
 def killed_after(process: subprocess.Popen[str], place: Path, count: int) -> None:
-    until = time.monotonic() + 300
-    while complete(place) < count:
-        assert process.poll() is None, process.communicate()[0][-3000:]
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for(lambda: complete(place) >= count, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -262,12 +302,13 @@ def killed_after(process: subprocess.Popen[str], place: Path, count: int) -> Non
 @pytest.mark.slow
 def test_a_search_of_twenty_trials_killed_twice_with_two_workers_loses_and_repeats_none(place: Path) -> None:
     generated(place, "films")
-    killed_after(started(place, 20), place, 4)
-    first, second = started(place, 20), started(place, 20)
+    words = called(place, 20, "killed")
+    killed_after(started(place, words), place, 4)
+    first, second = started(place, words), started(place, words)
     killed_after(first, place, 9)  # the other one goes on, with the trial of the killed one too
     said = second.communicate(timeout=600)[0]
     assert second.returncode == 0, said[-3000:]
-    study = optuna.load_study(study_name="killed", storage=f"sqlite:///{place / 'runs' / 'search.db'}")
+    study = study_called(place, "killed")
     states = [each.state.name for each in study.trials]
     assert states.count("COMPLETE") == 20
     assert set(states) <= {"COMPLETE", "FAIL"}

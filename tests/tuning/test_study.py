@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medvit.errors import ConfigError, RunError
+from medvit.file_lock import locked
 from medvit.tuning.space import parsed
 
 optuna = pytest.importorskip("optuna")
@@ -28,9 +34,12 @@ BASE = {"optim": {"plan": {"lr": 1e-3, "weight_decay": 0.05}}, "model": {"depth"
 HOW = studies.Sampling(seed=3, startup=4, pruning=None)
 
 
-def opened(folder: Path, how: studies.Sampling = HOW, facts: dict[str, Any] | None = None) -> studies.SearchStudy:
+def opened(
+    folder: Path, how: studies.Sampling = HOW, facts: dict[str, Any] | None = None, address: str | None = None
+) -> studies.SearchStudy:
     folder.mkdir(exist_ok=True)
-    made = studies.opened(studies.address_of(None, folder), "films", "maximize", facts or {"split": "a"}, how)
+    with locked(folder / "lock"):
+        made = studies.opened(studies.address_of(address, folder), "films", "maximize", facts or {"split": "a"}, how)
     found = studies.SearchStudy(made, parsed(SPACE)[0], BASE, how)
     found.folder = folder / "run"
     return found
@@ -118,7 +127,7 @@ _WORKER = """
     from pathlib import Path
     sys.path[:0] = {places!r}
     import test_study as shared
-    study, tried = shared.opened(Path(sys.argv[1])), 0
+    study, tried = shared.opened(Path(sys.argv[1]), address=sys.argv[2] or None), 0
     while True:
         with study.next_trial(Path(sys.argv[1]) / "lock", 20) as trial:
             if trial is None:
@@ -130,17 +139,54 @@ _WORKER = """
 """
 
 
-@pytest.mark.slow
-def test_workers_share_the_trials_and_repeat_and_lose_none(tmp_path: Path) -> None:
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    """Start a server of its own and return the address of its database."""
+    pytest.importorskip("psycopg2")
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
+        pytest.skip("PostgreSQL is not installed")
+    with tempfile.TemporaryDirectory(prefix="medvit") as folder, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if owner:
+            shutil.chown(folder, "postgres")
+
+        def call(program: str, *words: str) -> None:
+            subprocess.run(
+                [*owner, str(programs[-1] / program), *words], check=True, cwd="/", stdout=subprocess.DEVNULL
+            )
+
+        call("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "medvit")
+        options = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} -c fsync=off"
+        call("pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
+        try:
+            yield f"postgresql+psycopg2://medvit@127.0.0.1:{port}/postgres"
+        finally:
+            call("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+
+
+def shared_by_three(folder: Path, address: str = "") -> None:
     code = textwrap.dedent(_WORKER).format(places=[str(Path(__file__).parent)])
-    call = [sys.executable, "-c", code, str(tmp_path / "shared")]
+    call = [sys.executable, "-c", code, str(folder), address]
     workers = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    done = [int(worker.communicate(timeout=120)[0]) for worker in workers]
-    study = opened(tmp_path / "shared")
+    done = [int(worker.communicate(timeout=300)[0]) for worker in workers]
+    study = opened(folder, address=address or None)
     assert sum(done) == 20
     assert [each.state.name for each in study.trials()] == ["COMPLETE"] * 20
-    values = [repr(each) for each in ended(study)]
-    assert len(set(values)) == 20
+    assert len({repr(each) for each in ended(study)}) == 20
+
+
+@pytest.mark.slow
+def test_workers_share_the_trials_and_repeat_and_lose_none(tmp_path: Path) -> None:
+    shared_by_three(tmp_path / "shared")
+
+
+@pytest.mark.slow
+def test_workers_share_a_study_on_postgresql(tmp_path: Path, postgresql: str) -> None:
+    shared_by_three(tmp_path / "shared", postgresql)
 
 
 def test_a_study_of_other_facts_is_refused_by_what_changed(tmp_path: Path) -> None:
