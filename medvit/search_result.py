@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medvit.tracking.run import Run
     from medvit.tuning.study import SearchStudy
 
-BEST = "best.txt"  # in the run's folder: the command that trains the best trial again
+BEST = "best.txt"  # in the run's folder: the command that trains the best trial again; it may name folders
 
 
 def words_of(settings: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
@@ -44,41 +44,45 @@ def publish(study: SearchStudy, parent: Run, settings: dict[str, Any]) -> None:
     text = report.markdown(table, names, monitor, lowest, importances)
     logs = [name for name, each in study.space.items() if isinstance(each, Range) and each.log]
     figure = report.draw([each for each in trials if each.outcome != "stopped"], names, logs, monitor, lowest)
-    line = best_command(study, best, settings)
-    told = f"{text}\n\nThe best again:\n`{line}`\n"
-    files: dict[str, str | bytes] = {
-        "csv": table.to_csv(),
-        "md": told,
-        "svg": figure.svg,
-        "png": figure.png,
-    }
+    shown = ", ".join(f"{name}={value}" for name, value in _shown(study, best).items())
+    text += f"\n\nBest: trial {best.number}, {monitor} {best.value:.4f}: {shown}.\n"
+    files: dict[str, str | bytes] = {"csv": table.to_csv(), "md": text, "svg": figure.svg, "png": figure.png}
     for kind, content in files.items():
         file = parent.folder / f"search.{kind}"
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
         parent.artifact(file)
-    (parent.folder / BEST).write_text(f"{line}\n", encoding="utf-8")
+    (parent.folder / BEST).write_text(f"{best_command(study, best, settings)}\n", encoding="utf-8")
     seen = {point.step for point in parent.client.get_metric_history(parent.id, monitor)}
     for each in trials:
         if each.outcome == "complete" and each.number not in seen:
             parent.metrics({monitor: float(each.score or 0.0)}, each.number)
-    shown = ", ".join(f"{name}={value}" for name, value in study.values(best).items())
     parent.tags({"medvit.best_trial": str(best.number), "medvit.best_run": str(best.user_attrs.get(RUN, ""))})
-    parent.note(f"{told}\nBest: trial {best.number}, {monitor} {best.value:.4f}: {shown}.")
+    parent.note(text)
     parent.view([monitor, "val/loss"], ["data.name", *names])
+
+
+def _shown(study: SearchStudy, trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's values as MLflow may have them: of one that could be a path its place among choices."""
+    from medvit.tracking.allow_list import WITHHELD, redacted
+    from medvit.tuning.space import Choices
+
+    found = {}
+    for name, value in study.values(trial).items():
+        parameter = study.space[name]
+        withheld = WITHHELD in str(redacted({"space": {name: value}}))
+        listed = parameter.values if isinstance(parameter, Choices) else ()
+        found[name] = f"choice {listed.index(value) + 1}" if withheld else value
+    return found
 
 
 def _searched(study: SearchStudy, trial: FrozenTrial) -> Searched:
     from medvit.report.search import Searched
     from medvit.tuning.study import OUTCOME, REASON, RUN
 
-    score = (
-        trial.value
-        if trial.state.name == "COMPLETE"
-        else next(iter(reversed(trial.intermediate_values.values())), None)
-    )
-    known = trial.user_attrs
-    return Searched(trial.number, str(known.get(OUTCOME, "failed")), score, max(trial.intermediate_values, default=0),
-                    study.values(trial), str(known.get(RUN, "")), str(known.get(REASON, "")))  # fmt: skip
+    known, curve = trial.user_attrs, trial.intermediate_values
+    score = trial.value if trial.state.name == "COMPLETE" else curve.get(max(curve, default=0))
+    return Searched(trial.number, str(known.get(OUTCOME, "failed")), score, max(curve, default=0),
+                    _shown(study, trial), str(known.get(RUN, "")), str(known.get(REASON, "")))  # fmt: skip
 
 
 def _all_failed(trials: Sequence[Searched]) -> str:
@@ -95,6 +99,6 @@ def best_command(study: SearchStudy, best: FrozenTrial, settings: dict[str, Any]
     parser = OverridesParser.create()
     words = [parser.parse_override(word) for word in words_of(settings, study.values(best))]
     again = {f"{'+' if each.is_add() else ''}{each.key_or_group}": each.value() for each in words}
-    experiment = settings["tracking"]["experiment"]
-    again |= {} if experiment == "medvit" else {"tracking.experiment": experiment}
+    usual = {"uri": None, "experiment": "medvit"}
+    again |= {f"tracking.{key}": value for key, value in settings["tracking"].items() if usual.get(key, value) != value}
     return anywhere(command_line("train", again, Path(settings["tracking"]["folder"])))

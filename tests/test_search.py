@@ -33,6 +33,13 @@ TRAIN = "train={data: phantom_cxr}"
 ROOT = Path(__file__).resolve().parents[1]
 
 
+MIXED: dict[str, Any] = {
+    "optim.plan.lr": {"choices": [1e-3, 3e-2, 1e30]},  # the last one diverges
+    "pool": {"choices": ["mean", "attention"]},
+    "optim": {"choices": ["scratch", "logistic"]},  # and this one has no use for a rate
+}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -105,6 +112,25 @@ def test_without_optuna_the_command_says_what_to_install(monkeypatch: pytest.Mon
     assert told.endswith("which is not installed: pip install 'medvit[search]'")
 
 
+def test_tables_name_no_folder_of_this_machine(tmp_path: Path) -> None:
+    from medvit.search_result import _searched
+    from medvit.tuning import study as studies
+    from medvit.tuning.space import parsed
+
+    space = {"model.weights": {"choices": ["/home/a.person/mae", "/home/a.person/dino"]}, "pool": MIXED["pool"]}
+    how = studies.Sampling(0, 2, None)
+    made = studies.opened(studies.address_of(None, tmp_path), "films", "maximize", {}, how)
+    study = studies.SearchStudy(made, parsed(space)[0], {}, how)
+    study.folder = tmp_path
+    with study.next_trial(tmp_path / "lock", 1) as trial:
+        assert trial is not None
+        assert study.values(trial)["model.weights"].startswith("/home/a.person/")
+        study.complete(trial, 0.5)
+    told = _searched(study, study.trials()[0]).values
+    assert told["model.weights"] in {"choice 1", "choice 2"}
+    assert told["pool"] in {"mean", "attention"}
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("search")
@@ -121,13 +147,6 @@ def asked(place: Path, **more: Any) -> dict[str, Any]:
     shared = {**QUICK, **generated(place, "films"), **small, "labels.target": ["finding"], "trainer.epochs": 2}
     return {"train": shared, "tracking.folder": str(place / "runs"), "sampler.startup": 3,
             "pruning.startup": 1, "pruning.warmup_epochs": 0, **more}  # fmt: skip
-
-
-MIXED: dict[str, Any] = {
-    "optim.plan.lr": {"choices": [1e-3, 3e-2, 1e30]},  # the last one diverges
-    "pool": {"choices": ["mean", "attention"]},
-    "optim": {"choices": ["scratch", "logistic"]},  # and this one has no use for a rate
-}
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +195,7 @@ def test_trials_stand_below_one_run_with_their_number_values_and_end(done: Any) 
             history = run.client.get_metric_history(run.id, "val/auroc")
             assert row["score"] == max(point.value for point in history)
     assert {"search.csv", "search.md", "search.svg", "search.png"} <= set(done.artifacts())
+    assert str(done.folder.parents[1]) not in (done.folder / "search.md").read_text("utf-8")
     params = done.client.get_run(done.id).data.params
     assert (params["sampler.seed"], params["space.pool.choices"]) == ("0", '["mean", "attention"]')
     best = table[table["outcome"] == "complete"].sort_values(["score", "trial"], ascending=[False, True]).iloc[0]
@@ -195,7 +215,7 @@ def test_no_trial_opens_the_test_side(done: Any, place: Path) -> None:
 def test_the_same_command_again_trains_nothing_and_a_larger_number_goes_on(
     done: Any, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medvit import search as command
+    from medvit import search_trial as command
 
     trained: list[str] = []
     train = command.train
