@@ -341,3 +341,25 @@ def test_a_search_of_twenty_trials_killed_twice_with_two_workers_loses_and_repea
     ended = [run for run, _ in runs.children(parent) if run.status == "FINISHED"]
     assert len(ended) == 20
     assert shlex.split((parent.folder / "best.txt").read_text(encoding="utf-8"))[:2] == ["cd", str(place)]
+
+
+@pytest.mark.slow
+def test_a_server_shows_the_trials_below_their_search_as_the_runs_folder_does(place: Path, tmp_path: Path) -> None:
+    from tracking.servers import Server
+
+    server = Server(tmp_path / "server")
+    try:
+        space = {"optim.plan.lr": {"low": 1e-4, "high": 3e-2, "log": True}, "pool": MIXED["pool"]}
+        where = {"tracking.uri": server.uri, "tracking.folder": str(tmp_path / "runs")}
+        done = medvit.search(**asked(place, space=space, trials=3, **where))
+        there = server.run_of(done.id, "medvit")
+        assert there.info.status == "FINISHED"
+        assert there.data.tags["medvit.best_run"] == done.labels["medvit.best_run"]
+        assert "search.csv" in server.files(there)
+        for run, _ in runs.children(done):
+            child = server.run_of(run.id, "medvit")
+            assert child.data.tags["mlflow.parentRunId"] == there.info.run_id
+            assert child.info.status == run.status
+            assert child.data.tags["medvit.trial_outcome"] == run.labels["medvit.trial_outcome"]
+    finally:
+        server.kill()
