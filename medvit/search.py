@@ -161,6 +161,11 @@ def run(settings: dict[str, Any]) -> None:
     from medvit.tracking import saved_view
 
     done = search(settings, HydraConfig.get().overrides.task)
+    if _led(done):
+        sys.stdout.write(
+            f"\nno trial is left to begin: the process that opened run {done.id} waits for the last ones\n"
+        )
+        return
     place, labels = Path(settings["tracking"]["folder"]), done.labels
     sys.stdout.write(f"\n{(done.folder / 'search.md').read_text(encoding='utf-8')}\n")
     sys.stdout.write(

@@ -56,8 +56,11 @@ def try_values(study: SearchStudy, trial: Trial, parent: Run, settings: dict[str
             study.broke(trial, _first_line(error))
             raise
         outcome = _ended(study, trial, "refused", str(error))
-    except Exception as error:
+    except (RunError, OSError) as error:  # of the disk or the runs folder, not of these values
         study.broke(trial, _first_line(error) if isinstance(error, RunError) else type(error).__name__)
+        raise
+    except Exception as error:
+        study.broke(trial, type(error).__name__, once=True)
         raise
     if (run := trial.user_attrs.get(RUN)) is not None:
         _close(parent, run, outcome, settings["tracking"])

@@ -320,14 +320,15 @@ def killed_after(process: subprocess.Popen[str], place: Path, count: int) -> Non
 
 
 @pytest.mark.slow
-def test_a_search_of_twenty_trials_killed_twice_with_two_workers_loses_and_repeats_none(place: Path) -> None:
+def test_a_search_of_twenty_trials_killed_twice_with_three_workers_loses_and_repeats_none(place: Path) -> None:
     generated(place, "films")
     words = called(place, 20, "killed")
     killed_after(started(place, words), place, 4)
-    first, second = started(place, words), started(place, words)
-    killed_after(first, place, 9)  # the other one goes on, with the trial of the killed one too
-    said = second.communicate(timeout=600)[0]
-    assert second.returncode == 0, said[-3000:]
+    first, second, third = (started(place, words) for _ in range(3))
+    killed_after(first, place, 9)  # the others go on, with the trial of the killed one too
+    for process in (second, third):
+        said = process.communicate(timeout=600)[0]
+        assert process.returncode == 0, said[-3000:]
     study = study_called(place, "killed")
     states = [each.state.name for each in study.trials]
     assert states.count("COMPLETE") == 20

@@ -193,10 +193,11 @@ class SearchStudy:
         trial.set_user_attr(REASON, reason)
         self.study.tell(trial, state=TrialState.PRUNED)
 
-    def broke(self, trial: Trial, reason: str) -> None:
-        """Note why a trial is left as it is: it is tried again, once, when the search goes on."""
-        trial.set_user_attr(_BROKE, reason)
+    def broke(self, trial: Trial, reason: str, *, once: bool = False) -> None:
+        """Note why a trial is left as it is: it is tried again when the search goes on; with `once`, one time."""
         trial.set_user_attr(REASON, reason)
+        if once:
+            trial.set_user_attr(_BROKE, True)
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, in the order of their numbers."""
