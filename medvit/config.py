@@ -20,7 +20,7 @@ from typing import Any
 
 from medvit.config_check import preflight
 from medvit.config_targets import imported, made, named, refusals, targets
-from medvit.config_words import overrides_of, readable
+from medvit.config_words import completed, overrides_of, readable
 from medvit.errors import ConfigError, MedvitError
 from medvit.renamed import with_present_targets
 
@@ -118,7 +118,7 @@ def settings_by(name: str, words: list[str], check: Check | None = None, trial: 
         if problems := preflight(conf_dir(), name, words, check, trial):
             raise ConfigError(_listed(problems))
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            settings: Any = OmegaConf.to_container(compose(name, words), resolve=True, throw_on_missing=True)
+            settings: Any = completed(OmegaConf.to_container(compose(name, words), resolve=True, throw_on_missing=True))
     finally:
         GlobalHydra.instance().hydra = callers
     return dict(settings)
@@ -196,7 +196,7 @@ def _hydra_main(name: str, run: Run, arguments: list[str]) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         for own in ("medvit", "__main__"):  # under `python -m` an entry's own name is __main__
             logging.getLogger(own).setLevel(logging.INFO)
-        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings: Any = completed(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
         try:
             codes.append(run(settings) or 0)
         except MedvitError as error:

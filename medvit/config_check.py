@@ -10,7 +10,7 @@ from typing import Any
 
 from medvit.config_known import absent, flat, of_command, unknown, unread, unused
 from medvit.config_targets import hydra_problems, refusals, target_problems, targets, trust_only
-from medvit.config_words import nearest, nearest_setting, setting_with
+from medvit.config_words import completed, nearest, nearest_setting, setting_with
 from medvit.errors import MedvitError
 from medvit.mlflow_server import store_problems
 
@@ -101,9 +101,8 @@ def _composed(
             problems += [*strange.values(), *unread(name, given, known, generated), *unused(name, given, written)]
             problems += [*absent(written, known[name]), *_no_lists(written, used), *_no_values(written)]
             complete = _completed(config, written, known[name], strange)
-            settings: Any = OmegaConf.to_container(
-                OmegaConf.masked_copy(complete, [key for key in written if key in complete]), resolve=True
-            )
+            whole = OmegaConf.masked_copy(complete, [key for key in written if key in complete])
+            settings: Any = completed(OmegaConf.to_container(whole, resolve=True))
         except (HydraException, OmegaConfBaseException) as error:
             return problems or [" ".join(str(error).split())]
     problems += [

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from medvit.errors import ConfigError
 
@@ -29,6 +30,8 @@ OPEN_MAPPINGS = frozenset(
     }
 )
 """Settings that hold a mapping with keys of the user's own, which the part that takes them checks."""
+
+_ENCODED = "utf8%"  # begins the key of a mapping that Hydra's grammar cannot hold, in percent-encoding
 
 _MEANT = {
     "accelerator": "device gpu cuda",
@@ -122,10 +125,31 @@ def _literal(key: str, value: Any) -> str:
         text = re.sub(r'(\\*)"', r"\1\1\"", str(value))
         return '"' + re.sub(r"(\\+)$", r"\1\1", text) + '"'
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {_literal(key, item)}" for name, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(str(name))}: {_literal(key, item)}" for name, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_literal(key, item) for item in value) + "]"
     raise ConfigError(f"{key}: expected a number, text, path, list or mapping; found {type(value).__name__}")
+
+
+def _key(name: str) -> str:
+    """Return the key of a mapping as Hydra's grammar takes it, which knows no umlauts, commas or brackets in keys."""
+    return name if re.fullmatch(r"[\w.$%*@?|/+ -]+", name, re.ASCII) else _ENCODED + quote(name).replace("~", "%7E")
+
+
+def completed(settings: Any) -> Any:
+    """Return the settings, keys that `_key` encoded as they were, a data set without a name by its folder's."""
+    if isinstance(settings, list):
+        return [completed(each) for each in settings]
+    if not isinstance(settings, dict):
+        return settings
+    found = {
+        unquote(key.removeprefix(_ENCODED)) if str(key).startswith(_ENCODED) else key: completed(value)
+        for key, value in settings.items()
+    }
+    data = found.get("data")
+    if isinstance(data, dict) and "generate" in data and data.get("name") is None and data.get("folder"):
+        data["name"] = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(data["folder"]).resolve().name)[:40] or "folder"
+    return found
 
 
 def _replacing(argument: str) -> Iterator[str]:
@@ -138,12 +162,18 @@ def _replacing(argument: str) -> Iterator[str]:
 def _quoted(argument: str, several: bool) -> str:
     """Return `argument` with its value, or the words beyond ASCII of a list, in quotes; as it is if that is no help."""
     key, equals, value = argument.partition("=")
+    if value.startswith("{"):
+        value = re.sub(r"""(?<=[{,])(\s*)(?:(["'])(.*?)\2|([^{}\[\]:,'"]+?))(?=\s*:)""", _mapped, value)
     if several or value.startswith(("[", "{")) or '"' in value:
         value = re.sub(r"""[^\s\[\]{},:'"](?:[^\[\]{},:'"]*[^\s\[\]{},:'"])?""", _word, value)
     else:
         value = f'"{value}"'
     changed = f"{key}={value}"
     return changed if equals and _reads(changed, several) else argument
+
+
+def _mapped(found: re.Match[str]) -> str:
+    return f"{found[1]}{_key(found[3] or found[4])}"
 
 
 def _word(found: re.Match[str]) -> str:

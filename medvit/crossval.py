@@ -122,7 +122,7 @@ def run(settings: dict[str, Any]) -> None:
     sys.stdout.write(
         "\n".join(["", *report.headline, ""]) + f"\nrun {done.id}, the mean of the models\n"
         f"  the report:     {place / done.id / 'evaluation_val' / 'report.html'}\n"
-        f"  test it:        {test}   (where the split sets a test side aside)\n"
+        f"  where the split sets a test side aside, test it:\n{test}\n"
     )
 
 

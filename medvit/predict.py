@@ -66,6 +66,8 @@ def predict(
             results.write_crosswalk(part / "crosswalk.csv", source, units)
     count = {status: sum(result.status == status for result in found) for status in ("OK", "REJECTED", "SKIPPED")}
     logger.info("%d predicted, %d rejected, %d skipped (no images)", count["OK"], count["REJECTED"], count["SKIPPED"])
+    names = "" if also.crosswalk else " (which file is which: crosswalk=true)"
+    logger.info("predictions: %s%s", out / "predictions.csv", names)
     return SOME_REJECTED if count["REJECTED"] or not count["OK"] else 0
 
 

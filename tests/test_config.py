@@ -17,12 +17,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from medvit.config import _usage, conf_dir, entry
+from medvit.config import _usage, conf_dir, entry, settings_by
 from medvit.config_check import preflight
 from medvit.config_known import NAMED_PARTS, flat
 from medvit.config_targets import target_problems
-from medvit.config_words import OPEN_MAPPINGS, nearest_setting, readable
+from medvit.config_words import OPEN_MAPPINGS, nearest_setting, overrides_of, readable
 from medvit.optim.plan import OF_LIGHTNING
+from medvit.train import check as check_training
 
 COMMANDS = sorted(path.stem for path in conf_dir().glob("*.yaml") if path.stem != "base")
 PARTS = sorted(path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*/*.yaml"))
@@ -165,6 +166,34 @@ def test_a_path_or_a_name_beyond_ascii_is_taken_as_it_is_typed(given: str, value
     assert OverridesParser.create().parse_override(read).value() == value
 
 
+LABEL_WORDS = {"unauffällig": 0, "kein Befund, alt": 0, "Größe [mm]": 1, "no finding": -1}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        """labels.values={unauffällig: 0, "kein Befund, alt": 0, 'Größe [mm]': 1, no finding: -1}""",
+        overrides_of({"labels__values": LABEL_WORDS})[0],
+    ],
+)
+def test_words_of_a_label_table_are_taken_as_they_stand_there(given: str) -> None:
+    read = settings_by("train", ["data=folder", "data.folder=work/Mein Satz", "labels.target=[f]", given])
+    assert read["labels"]["values"] == read["task"]["values"] == LABEL_WORDS
+    assert read["data"]["name"] == "Mein_Satz"
+
+
+def test_label_words_of_the_parts_of_other_commands_are_taken_as_they_stand() -> None:
+    given = {"labels.values": {"unauffällig": 0, "auffällig": 1}}
+    read = settings_by("curve", overrides_of({"train": given, "starts": {"scratch": {}}}))
+    assert read["train"] == given
+
+
+@pytest.mark.parametrize("given", ["healthy:0", "[no,yes]"])
+def test_label_words_that_are_no_mapping_are_told_with_the_quotes_of_the_shell(given: str) -> None:
+    told = preflight(conf_dir(), "train", ["data=folder", f"labels.values={given}"], check_training)
+    assert any("in single quotes for the shell" in line for line in told)
+
+
 def test_a_comma_outside_a_list_means_several_values_only_with_multirun() -> None:
     assert readable(["seed=1,2", "--multirun"]) == ["seed=1,2", "--multirun"]
     assert readable(["labels.target=[a, b]"]) == ["labels.target=[a, b]"]
@@ -174,7 +203,7 @@ def test_a_comma_outside_a_list_means_several_values_only_with_multirun() -> Non
     )
 
 
-@pytest.mark.parametrize("given", ["labels.target=[finding", "labels.values={ä: 0}", "--help", "seed"])
+@pytest.mark.parametrize("given", ["labels.target=[finding", "--help", "seed"])
 def test_what_quotes_do_not_mend_stays_as_it_is_and_is_refused_with_a_way_out(given: str) -> None:
     assert readable([given]) == [given]
     if not given.startswith("-"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from medvit.report.page import Extras, Report, Section
     from medvit.tracking.run import Run
 
+logger = logging.getLogger(__name__)
 _OF_ENSEMBLE = (
     "The model is the mean of several networks, and calibration and thresholds come from predictions of single ones "
     "on images they had not learnt from: the mean is less extreme, so look at its calibration before its decisions."
@@ -169,6 +171,8 @@ def evaluate_run(settings: dict[str, Any], spec_of: Any, run_id: str | None = No
     evaluation = RunEvaluation(trained, split, settings["sections"], Path(site) if site else None)
     out = Path(settings["out"]) if settings["out"] else protocol.evaluation_folder(place, run.id, split)
     file = run.folder / "validation.parquet"
+    logger.info("run %s (%s): %s of %s", run.id[:8], run.client.get_run(run.id).info.run_name,
+                "all" if site else f"side {split}", split if site else trained.settings["data"]["name"])  # fmt: skip
     refuse_swapped(run, file)
     with tempfile.TemporaryDirectory() as folder:
         before = frozen_before(run, Path(folder))

@@ -83,9 +83,7 @@ def roc(sample: Sample, frozen: FrozenThresholds) -> Figure | None:
         if frozen.points.get(name):
             axes.legend(loc="lower right")
 
-    caption = (
-        "ROC on the test set, band: pointwise interval over patients, marks: operating points frozen on validation."
-    )
+    caption = "ROC on the images tested; band: pointwise interval over patients; marks: thresholds from validation."
     return panels("roc", "ROC", caption, list(found), draw, (3.1, 3.1)) if found else None
 
 
@@ -100,7 +98,7 @@ def pr(sample: Sample, frozen: FrozenThresholds) -> Figure | None:
         axes.axhline(each.target.mean(), color=QUIET, linewidth=0.8, linestyle=":")
         _square(axes, "Recall (sensitivity)", "Precision (PPV)")
 
-    caption = "Precision-recall on the test set; the dotted line is the prevalence, which is chance."
+    caption = "Precision-recall on the images tested; the dotted line is the prevalence, which is chance."
     return panels("pr", "Precision-recall", caption, list(found), draw, (3.1, 3.1)) if found else None
 
 

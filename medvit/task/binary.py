@@ -33,7 +33,7 @@ class Binary(Multilabel):
         self.settings = {"label": label, "values": values, **self.settings}
         if values is not None:
             if not {0, 1} <= set(values.values()) <= {0, 1, int(UNCERTAIN)}:
-                raise ConfigError(f"task.values={values}: expected a spelling for 0, for 1 and, if any, for -1")
+                raise ConfigError(f"labels.values={values}: expected a spelling for 0, for 1 and, if any, for -1")
             if len({canonical_text(word) for word in values}) < len(values):
-                raise ConfigError(f"task.values={values}: two spellings are the same value of a table; name it once")
+                raise ConfigError(f"labels.values={values}: two spellings are the same value of a table; name it once")
             self.words = {str(word): float(number) for word, number in values.items()}

@@ -268,10 +268,14 @@ def get(run_id: str, folder: Path, finished: bool = False) -> Run:
 
 
 def _latest(client: Any, finished: bool) -> str:
-    """Return the id of the run that was started last, of all or of those that finished."""
+    """Return the id of the run that was started last, or of those that finished the one that ended last.
+
+    Folds and trials end before the run they stand below.
+    """
     experiments = [item.experiment_id for item in client.search_experiments()]
     wanted = "attributes.status = 'FINISHED'" if finished else ""
-    runs = client.search_runs(experiments, wanted, max_results=1, order_by=["attributes.start_time DESC"])
+    order = "attributes.end_time DESC" if finished else "attributes.start_time DESC"
+    runs = client.search_runs(experiments, wanted, max_results=1, order_by=[order])
     return runs[0].info.run_id if runs else "latest"
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ def test_the_latest_run_is_the_last_that_finished_where_a_finished_one_is_asked_
         raise KeyError
     assert tracking.get("latest", runs, finished=True).id == good.id
     assert tracking.get("latest", runs).id == bad.id
+
+
+def test_the_latest_run_is_the_one_that_ended_last_so_the_mean_of_folds_and_not_a_fold(runs) -> None:
+    with tracking.start(runs, "films", "crossval") as parent:
+        time.sleep(0.01)
+        with tracking.start(runs, "films", "fold 0", parent.id):
+            pass
+        time.sleep(0.01)
+    assert tracking.get("latest", runs, finished=True).id == parent.id
 
 
 def test_no_path_user_host_or_undeclared_setting_reaches_the_store(runs) -> None:

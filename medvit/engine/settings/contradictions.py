@@ -100,6 +100,9 @@ def of_loading(settings: dict[str, Any]) -> list[str]:
 
 
 def _task(settings: dict[str, Any]) -> list[str]:
+    if not isinstance(words := settings["labels"].get("values"), dict | None):
+        told = f"labels.values={words}: expected a mapping of the label table's words, in single quotes for the shell"
+        return [f"{told} and with a space after each colon: 'labels.values={{normal: 0, pneumonia: 1}}'"]
     label, targets = settings["task"].get("label"), settings["labels"]["target"]
     if not isinstance(targets, list) or len(targets) < 2 or label != targets[0]:
         return []
