@@ -65,10 +65,23 @@ class FusedChain(Fused):
         at, end = (0, 0) if start is None else (start, start + len(fused))
         before, after = [_monai(part, whole) if part else None for part in (nodes[:at], nodes[end:])]
         plan = [Planned(node["_target_"], *([] if at <= n < end else _row(node))) for n, node in enumerate(nodes)]
-        for name, value in {"_before": before, "_after": after, "_whole": whole, "plan": plan}.items():
+        own = nodes[end:] == [*map(dict, self.more)]
+        parts = [
+            ("augment.transforms", 0, before),
+            ("augment.more", 0, after) if own else ("augment.transforms", end, after),
+        ]
+        made = [part for part in parts if part[2] is not None]
+        for name, value in {
+            "_before": before,
+            "_after": after,
+            "_whole": whole,
+            "plan": plan,
+            "in_monai": made,
+        }.items():
             object.__setattr__(self, name, value)
 
     plan: ClassVar[list[Planned]]
+    in_monai: ClassVar[list[tuple[str, int, Monai]]]
     _before: ClassVar[Monai | None]
     _after: ClassVar[Monai | None]
     _whole: ClassVar[bool]
@@ -90,11 +103,20 @@ class FusedChain(Fused):
 
 def _monai(nodes: Sequence[Mapping[str, Any]], in_plane: bool) -> Monai:
     """Build the transforms of a part of the list, for the key "image" where none is named."""
+    return Monai([made(_keyed(node)) for node in nodes], in_plane)
+
+
+def _keyed(node: Any) -> Any:
+    """Return a node with the key "image" where none is named, also in what a OneOf or a Compose holds."""
     from monai.transforms.transform import MapTransform
 
-    kinds = [imported(node["_target_"]) for node in nodes]
-    keys = [{"keys": "image"} if isinstance(kind, type) and issubclass(kind, MapTransform) else {} for kind in kinds]
-    return Monai([made({**key, **node}) for key, node in zip(keys, nodes, strict=True)], in_plane)
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        return node
+    kind = imported(node["_target_"])
+    key = {"keys": "image"} if isinstance(kind, type) and issubclass(kind, MapTransform) else {}
+    held = node.get("transforms")
+    within = {"transforms": [_keyed(one) for one in held]} if isinstance(held, list | tuple) else {}
+    return {**key, **node, **within}
 
 
 def _row(node: Node) -> tuple[str, str]:

@@ -52,27 +52,33 @@ class Monai:
         out = np.empty_like(images)
         for n, stream in enumerate(stream_keys(seed, epoch, position)):
             image = images[n].reshape(-1, *images.shape[-2:]) if self.in_plane else images[n]
-            value = np.asarray(self._one(image.astype(np.float32) / np.float32(top), int(stream)))
-            value = value.reshape(images[n].shape) if value.shape == image.shape else value
-            if value.shape != images[n].shape:
-                raise ConfigError(
-                    f"augment changed the shape from {images[n].shape} to {value.shape}; expected the same"
-                )
+            value = self._one(image.astype(np.float32) / np.float32(top), int(stream)).reshape(images[n].shape)
             out[n] = np.clip(value * np.float32(top) + np.float32(0.5), 0, top).astype(images.dtype)
         return out
 
-    def _one(self, image: NDArray[np.float32], stream: int) -> Any:
-        import torch
-        from monai.transforms.transform import MapTransform, Randomizable
-
+    def _one(self, image: NDArray[np.float32], stream: int) -> NDArray[Any]:
         if not hasattr(self._local, "transforms"):
             self._local.transforms = copy.deepcopy(self.transforms)
+        import torch
+
         value: Any = torch.from_numpy(image)
+        changed = ""
         for number, transform in enumerate(self._local.transforms):
-            if isinstance(transform, Randomizable):
-                transform.set_random_state(seed=(stream + number * 0x9E3779B1) % 2**32)
-            value = transform({"image": value})["image"] if isinstance(transform, MapTransform) else transform(value)
-        return value
+            value = applied(transform, number, value, stream)
+            if not changed and tuple(value.shape) != image.shape:
+                changed = f"{type(transform).__name__}, step {number + 1} of those in MONAI, "
+        found = np.asarray(value)
+        if found.shape != image.shape:
+            raise ConfigError(
+                f"augment: {changed}changed the shape from {list(image.shape)}, and at the end of the list it is "
+                f"{list(found.shape)}; expected the same"
+            )
+        return found
+
+    @property
+    def in_monai(self) -> list[tuple[str, int, Monai]]:
+        """What runs in MONAI: the name of its list, how many steps of that stand before it, and itself."""
+        return [("augment.transforms", 0, self)]
 
     @property
     def plan(self) -> list[Planned]:
@@ -84,6 +90,22 @@ class Monai:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _local=threading.local())
+
+
+def applied(transform: Any, number: int, image: Any, stream: int) -> Any:
+    """Return a tensor [C *S] after one transform, number `number` of its list, with the draws of `stream`."""
+    from monai.transforms.transform import Randomizable
+
+    if isinstance(transform, Randomizable):
+        transform.set_random_state(seed=(stream + number * 0x9E3779B1) % 2**32)
+    return transform({"image": image})["image"] if _of_mapping(transform) else transform(image)
+
+
+def _of_mapping(transform: Any) -> bool:
+    """Say whether a transform is given {"image": ...}; a OneOf, a Compose and the like are given what they hold is."""
+    from monai.transforms.transform import MapTransform
+
+    return isinstance(transform, MapTransform) or any(map(_of_mapping, getattr(transform, "transforms", ())))
 
 
 def _names(transforms: Sequence[Any]) -> Iterator[str]:

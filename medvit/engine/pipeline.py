@@ -33,9 +33,24 @@ def refuse_wrong_steps(preprocess: Any) -> None:
 
 
 def refuse_wrong_augment(augment: Any, preprocess: Any) -> None:
-    """Change one grey image by transforms that are not fused; raises ConfigError for those that cannot."""
+    """Try every transform that is not fused on generated images; raises ConfigError with all that is wrong."""
     if all(not step.place for step in augment_plan(augment)):
         return
+    parts = getattr(augment, "in_monai", None)
+    if parts is None:
+        _refuse_own(augment, preprocess)
+        return
+    from medvit.augment.random_trial import problems
+
+    found = [problems(part, preprocess.shape, where, before) for where, before, part in parts]
+    for line in (line for each in found for line in each.told):
+        _log.warning("W-STEP %s", line)
+    if refused := [line for each in found for line in each.refused]:
+        raise ConfigError("; ".join(refused))
+
+
+def _refuse_own(augment: Any, preprocess: Any) -> None:
+    """Change one grey image by an augmentation that is no list; raises ConfigError where it cannot."""
     image = np.full((1, *preprocess.shape), preprocess.levels // 2, preprocess.dtype)
     try:
         augment(image, 0, 0, np.zeros(1, np.int64), np.zeros(1, np.int64))

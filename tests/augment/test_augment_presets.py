@@ -132,6 +132,6 @@ def test_what_mixes_images_or_makes_several_of_one_is_refused(node, said):
 def test_what_changes_the_shape_of_the_images_is_refused_before_training():
     crop = {"_target_": "monai.transforms.RandSpatialCropd", "roi_size": 8, "random_size": False}
     augment = build({**settings("xray"), "more": [crop], "transforms": []})
-    with pytest.raises(ConfigError, match="changed the shape"):
+    with pytest.raises(ConfigError, match=r"augment.more, step 1: RandSpatialCropd changes the shape"):
         refuse_wrong_augment(augment, FilmPreprocess(size=(32, 32)))
     refuse_wrong_augment(build(settings("monai")), FilmPreprocess(size=(32, 32)))
