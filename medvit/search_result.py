@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medvit.tracking.run import Run
     from medvit.tuning.study import SearchStudy
 
+SCORE = "val/score"  # of a trial: the best of its epochs, where the task's own metric ends with that of the last one
 BEST = "best.txt"  # in the run's folder: the command that trains the best trial again; it may name folders
 
 
@@ -52,13 +53,21 @@ def publish(study: SearchStudy, parent: Run, settings: dict[str, Any]) -> None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
         parent.artifact(file)
     (parent.folder / BEST).write_text(f"{best_command(study, best, settings)}\n", encoding="utf-8")
-    seen = {point.step for point in parent.client.get_metric_history(parent.id, monitor)}
-    for each in trials:
-        if each.outcome == "complete" and each.number not in seen:
-            parent.metrics({monitor: float(each.score or 0.0)}, each.number)
+    _best_so_far(parent, [each for each in trials if each.outcome == "complete"], lowest)
     parent.tags({"medvit.best_trial": str(best.number), "medvit.best_run": str(best.user_attrs.get(RUN, ""))})
     parent.note(text)
-    parent.view([monitor, "val/loss"], ["data.name", *names])
+    parent.view([SCORE, monitor, "val/loss"], ["data.name", *names])
+
+
+def _best_so_far(parent: Run, complete: Sequence[Searched], lowest: bool) -> None:
+    """Log the best score after each trial, so that the last value of the run is that of the best trial."""
+    seen = {point.step for point in parent.client.get_metric_history(parent.id, SCORE)}
+    best = None
+    for each in complete:
+        score = float(each.score or 0.0)
+        best = score if best is None else (min if lowest else max)(best, score)
+        if each.number not in seen:
+            parent.metrics({SCORE: best}, each.number)
 
 
 def _shown(study: SearchStudy, trial: FrozenTrial) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from medvit.config import settings_by
 from medvit.config_words import overrides_of
 from medvit.errors import ConfigError, DataError, Diverged, OutOfMemory, RunError, WeightsError
 from medvit.mlflow_server import server_of
-from medvit.search_result import words_of
+from medvit.search_result import SCORE, words_of
 from medvit.train import check as check_training
 from medvit.train import train
 
@@ -63,7 +63,7 @@ def try_values(study: SearchStudy, trial: Trial, parent: Run, settings: dict[str
         study.broke(trial, type(error).__name__, once=True)
         raise
     if (run := trial.user_attrs.get(RUN)) is not None:
-        _close(parent, run, outcome, settings["tracking"])
+        _close(parent, run, outcome, settings["tracking"], study.score(trial) if outcome == "complete" else None)
 
 
 def _ended(study: SearchStudy, trial: Trial, outcome: str, reason: str) -> str:
@@ -78,13 +78,15 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0][:500]
 
 
-def _close(parent: Run, run: str, outcome: str, tracking: Mapping[str, Any]) -> None:
+def _close(parent: Run, run: str, outcome: str, tracking: Mapping[str, Any], score: float | None) -> None:
     """Say in the trial's run how it ended; what it would have gone on with is not kept, its best weights are."""
     from medvit.tracking import run as runs
     from medvit.tracking import uploader
 
     child = runs.get(run, parent.folder.parent)
     child.tags({"medvit.trial_outcome": outcome})
+    if score is not None:
+        child.metrics({SCORE: score})
     if outcome == "pruned":
         child.finish("KILLED")  # nothing went wrong in it
     uploader.follow(child.folder, server_of(tracking))
