@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvit.command_line import anywhere, command_line
 from medvit.config import entry
 from medvit.config_check import refused_by
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from medvit.dataset.splits import Splits, SplitSpec
     from medvit.engine.embeddings import Embedder
 
+_FEW = 10  # patients on a side; the 95 % interval of a share of nine is 30 percent points to either side
 log = logging.getLogger("medvit.split")  # also when it runs as __main__
 
 
@@ -36,11 +38,12 @@ def audit(folder: Path, workers: int = 1, embed: Embedder | None = None, **spec:
 
     embed: a backbone (`medvit.engine.embeddings`) by which near duplicates are sought too.
 
-    A split is made first if there is none, or if `spec` asks for another strategy than the frozen one has. A given
-    split that cannot be frozen, because patients stand on two sides of it, is audited as it was given.
+    A split is made first if there is none; one that is there is never replaced, and `spec` may ask for no other. A
+    given split that cannot be frozen, because patients stand on two sides of it, is audited as it was given.
 
     Raises:
-        SplitError: a split that is impossible for another reason than a leak, or no longer fits its manifest.
+        SplitError: a split that is impossible for another reason than a leak, or no longer fits its manifest; or
+            settings that would change nothing, because another split is frozen.
     """
     from medvit.dataset import leakage as audits
     from medvit.dataset import manifest as manifests
@@ -90,7 +93,20 @@ def _divide(manifest: Manifest, folder: Path, spec: SplitSpec) -> Splits:
     fold = 0 if made.table["fold"].max() >= 0 else None
     table = division.balance_table(manifest, made, columns, fold)
     log.info("%s\nsplit %s written", table.to_string(index=False, float_format="%.3f"), made.digest[:12])
+    _warn_of_few(made, fold)
     return made
+
+
+def _warn_of_few(made: Splits, fold: int | None) -> None:
+    """Say how many patients validate and test where a score on them could be anything."""
+    counts = made.sides(fold).value_counts()
+    few = [f"{counts[side]} {side}" for side in ("val", "test") if 0 < counts.get(side, 0) < _FEW]
+    if few:
+        told = "only %s patients: a score on fewer than %d decides nothing; take larger split.fractions%s"
+        more = (
+            "" if made.folds else ", or split.strategy=kfold and `medvit crossval`, where every patient is validated on"
+        )
+        log.warning(told, " and ".join(few), _FEW, more)
 
 
 def _sides(manifest: Manifest, folder: Path, spec: SplitSpec) -> tuple[Splits | None, pd.Series]:
@@ -101,8 +117,10 @@ def _sides(manifest: Manifest, folder: Path, spec: SplitSpec) -> tuple[Splits | 
 
     if (folder / "splits.parquet").is_file():
         frozen = division.read(folder, manifest)
-        if spec.strategy in {frozen.spec["strategy"], division.SplitSpec().strategy}:
-            return frozen, sides_of(manifest, frozen)
+        if missing := division.missing_columns(manifest, spec):
+            raise SplitError("; ".join(missing))
+        _refuse_another(frozen, folder, spec)
+        return frozen, sides_of(manifest, frozen)
     try:
         made = _divide(manifest, folder, spec)
     except SplitError:
@@ -111,6 +129,33 @@ def _sides(manifest: Manifest, folder: Path, spec: SplitSpec) -> tuple[Splits | 
             raise
         return None, given
     return made, sides_of(manifest, made)
+
+
+def _refuse_another(frozen: Splits, folder: Path, spec: SplitSpec) -> None:
+    """Refuse settings that an audit of the frozen split would ignore: others than its own and than the defaults."""
+    from medvit.dataset.splits import SplitSpec
+    from medvit.errors import SplitError
+
+    usual, asked = (_plain(one) for one in (SplitSpec(), spec))
+    own = {key: frozen.spec.get(key) or value for key, value in usual.items()}
+    idle = {f"split.{key}": value for key, value in asked.items() if value not in (usual[key], own[key])}
+    shown = (key for key in own if key in {"strategy", "seed"} or own[key] != usual[key])
+    told = ", ".join(f"{key}={own[key]}" for key in shown)
+    if idle:
+        again = anywhere(command_line("split", {"data.folder": folder, **idle}))
+        raise SplitError(
+            f"data.folder is split already ({told}), and an audit never replaces a split: "
+            f"{', '.join(f'{key}={value}' for key, value in idle.items())} would change nothing. Leave it out to audit "
+            "the split that is there. To replace that (evaluate and export then refuse what was trained on it), divide "
+            f"anew without audit first: {again}"
+        )
+    log.info("audited is the split that is there: %s (%s)", told, frozen.digest[:12])
+
+
+def _plain(spec: SplitSpec) -> dict[str, Any]:
+    """Return the fields of a spec as `Splits.spec` keeps them, the usual fractions written out."""
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(spec).items()}
+    return values | {"fractions": spec.fractions or {"train": 0.7, "val": 0.1, "test": 0.2}}
 
 
 def _embedder(source: str, runs: Path) -> Embedder:

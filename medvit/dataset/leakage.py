@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medvit.command_line import anywhere, command_line
 from medvit.dataset import manifest as manifests
 from medvit.dataset import splits as division
 from medvit.dataset.fingerprint import CachedImages, Fingerprints, near_pairs, of_cache
@@ -25,7 +26,6 @@ from medvit.dataset.splits import SIDES, SYNONYMS, Splits
 from medvit.errors import DataError, SplitError
 
 AUDIT = "audit.json"
-_AUDIT_LINE = "python -m medvit.split data.folder=DIR audit=true"
 IDENTIFIERS = ("patient", "study", "series", "uid")
 CROPS_UP_TO, NEAR_UP_TO = 5_000, 20_000  # images; comparing all pairs grows with the square
 ALLOWED = "LEAKS ALLOWED BY SETTING"  # how the sentence begins that a run trained in spite of leaks carries
@@ -244,16 +244,21 @@ def audit_before_training(folder: Path, fold: int | None, cache: CachedImages, a
     leaks = list(dict.fromkeys((*whole.leaks, *pixels.leaks, *_earlier(folder, splits))))
     pairs = int(pixels.near["across"].sum())
     if pairs:
-        _log.warning("leakage audit: %d near-duplicate pairs on two sides; %s shows them", pairs, _AUDIT_LINE)
+        told = "leakage audit: %d near-duplicate pairs on two sides; this shows them:\n%s"
+        _log.warning(told, pairs, _audit_line(folder))
     if not leaks:
         return "no exact leak"
     if not allow:
         raise SplitError(
-            f"E-LEAK {'; '.join(leaks)}. Look at audit.html of `{_AUDIT_LINE}` and correct the "
+            f"E-LEAK {'; '.join(leaks)}. Look at audit.html of `{_audit_line(folder)}` and correct the "
             "data or the split; data.allow_leaks=true trains all the same and is written into the run and its report"
         )
     _log.warning("leakage audit: %s; trained all the same (data.allow_leaks=true)", "; ".join(leaks))
     return f"{ALLOWED}: {'; '.join(leaks)}"
+
+
+def _audit_line(folder: Path) -> str:
+    return anywhere(command_line("split", {"data.folder": folder, "audit": True}))
 
 
 def _earlier(folder: Path, splits: Splits) -> list[str]:
@@ -266,4 +271,4 @@ def _earlier(folder: Path, splits: Splits) -> list[str]:
             return []
         return [f"{leak} (audit.json)" for leak in stored["leaks"]]
     except (ValueError, KeyError) as error:
-        raise DataError(f"audit.json is damaged; run {_AUDIT_LINE} again") from error
+        raise DataError(f"audit.json is damaged; run `{_audit_line(folder)}` again") from error

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medvit.dataset.manifest import Manifest, replace_file
+from medvit.config_words import nearest
+from medvit.dataset.manifest import IDENTITY, Manifest, replace_file
 from medvit.dataset.stratify import assign, binned, categories
 from medvit.errors import SplitError
 
@@ -86,7 +87,9 @@ class Splits:
             return table["split"]
         count = self.folds
         if not isinstance(fold, int) or not 0 <= fold < count:
-            raise SplitError(f"this split has folds 0 to {count - 1}; asked for fold {fold}; give data.fold=N")
+            asked = "none is named" if fold is None else f"asked for fold {fold}"
+            raise SplitError(f"this split has folds 0 to {count - 1}; {asked}; give data.fold=N for one of them; "
+                             "`medvit crossval` trains them all")  # fmt: skip
         mine = table["fold"] == fold
         if self.spec["strategy"] == "kfold":
             return table["split"].where(table["split"] == "test", mine.map({True: "val", False: "train"}))
@@ -172,7 +175,7 @@ def make(manifest: Manifest, spec: SplitSpec) -> Splits:
     Raises:
         SplitError: too few patients, an unknown strategy or column, or a given split with a patient on two sides.
     """
-    if wrong := problems_of(spec):
+    if wrong := problems_of(spec) or missing_columns(manifest, spec):
         raise SplitError("; ".join(wrong))
     patients = categories(manifest.table, list(spec.balance))
     table = _BUILDERS[spec.strategy](manifest, spec, patients)
@@ -231,7 +234,7 @@ def _leave_one_out(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) 
 
 
 def _after(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.DataFrame:
-    last = pd.to_numeric(_column(manifest, spec), errors="coerce").groupby(manifest.table["patient"]).max()
+    last = pd.to_numeric(manifest.table[spec.column], errors="coerce").groupby(manifest.table["patient"]).max()
     if last.isna().any():
         raise SplitError(f"{int(last.isna().sum())} patients have no number in '{spec.column}'; fill it or drop them")
     test = (last.reindex(patients.index) > spec.cutoff).to_numpy()
@@ -241,7 +244,7 @@ def _after(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.Da
 
 
 def _given(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.DataFrame:
-    raw = _column(manifest, spec).astype("string").str.strip().str.lower()
+    raw = manifest.table[spec.column].astype("string").str.strip().str.lower()
     side = raw.replace(SYNONYMS)
     unknown = sorted(set(side.fillna("missing")) - set(SIDES))
     if unknown:
@@ -260,19 +263,17 @@ def _given(manifest: Manifest, spec: SplitSpec, patients: pd.DataFrame) -> pd.Da
     return _table(patients, split=split.to_numpy())
 
 
-def _column(manifest: Manifest, spec: SplitSpec) -> pd.Series:
-    from difflib import get_close_matches
-
-    columns = [str(column) for column in manifest.table.columns]
-    if spec.column not in columns:
-        close = get_close_matches(str(spec.column), columns, n=3)
-        raise SplitError(f"column '{spec.column}' is not in the manifest; nearest: {', '.join(close) or 'none'}; "
-                         "keep it at the index with labels.keep=[...]")  # fmt: skip
-    return manifest.table[spec.column]
+def missing_columns(manifest: Manifest, spec: SplitSpec) -> list[str]:
+    """Return in words the columns of `spec` that the manifest does not have, with the nearest and all there are."""
+    there = [str(column) for column in manifest.table.columns if column not in IDENTITY]
+    asked = [("split.balance", name) for name in spec.balance] + [("split.column", spec.column)] * bool(spec.column)
+    wrong = [f"{key}: no column '{name}'{nearest(name, there)}" for key, name in asked if name not in manifest.table]
+    told = f"there are {', '.join(there)}; keep more of the label table at the index with labels.keep=[...]"
+    return [*wrong, told] if wrong else []
 
 
 def _one_value_per_patient(manifest: Manifest, spec: SplitSpec, index: pd.Index) -> pd.Series:
-    values = _column(manifest, spec).astype("string").fillna("missing").groupby(manifest.table["patient"])
+    values = manifest.table[spec.column].astype("string").fillna("missing").groupby(manifest.table["patient"])
     several = int((values.nunique() > 1).sum())
     if several:
         raise SplitError(f"{several} patients have several values of '{spec.column}'; they would stand on two sides")

@@ -156,7 +156,7 @@ def test_a_split_of_another_manifest_or_an_altered_one_is_refused(tmp_path: Path
         (SplitSpec(strategy="kfold", folds=99), "cannot make 99 folds"),
         (SplitSpec(strategy="by_luck"), "there are stratified"),
         (SplitSpec(fractions={"train": 0.5}), "sum to 1"),
-        (SplitSpec(strategy="given", column="table.splt"), "nearest: table.site"),
+        (SplitSpec(strategy="given", column="table.splt"), "did you mean 'table.site'"),
         (SplitSpec(strategy="after", column="table.site", cutoff=1), "no number"),
     ],
 )
@@ -198,3 +198,78 @@ def test_another_split_in_the_place_of_one_is_told_and_the_same_one_is_not(tmp_p
         assert "is replaced" not in caplog.text
         split(tmp_path, seed=1)
     assert f"another split ({first.digest[:12]}) was here and is replaced" in caplog.text
+
+
+@pytest.fixture
+def indexed(monkeypatch: pytest.MonkeyPatch) -> Manifest:
+    """A set of about 40 patients, which the commands read whatever the folder is."""
+    from medvit.dataset import manifest
+
+    made = manifest_of(cohort(40, 0))
+    monkeypatch.setattr(manifest, "read", lambda folder: made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"balance": ("sex",)},
+        {"seed": 7},
+        {"strategy": "kfold"},
+        {"fractions": {"train": 0.5, "val": 0.25, "test": 0.25}},
+        {"strategy": "given", "column": "table.site"},
+    ],
+)
+def test_an_audit_never_replaces_a_split_and_refuses_settings_that_would_change_nothing(
+    indexed: Manifest, tmp_path: Path, asked: dict
+) -> None:
+    from medvit.split import audit, split
+
+    frozen = split(tmp_path, seed=3)
+    with pytest.raises(SplitError, match=r"is split already \(strategy=stratified, seed=3\)") as refused:
+        audit(tmp_path, **asked)
+    assert all(f"split.{key}=" in str(refused.value) for key in asked)
+    assert "divide anew without audit first: cd " in str(refused.value)
+    assert division.read(tmp_path, indexed).digest == frozen.digest
+
+
+def test_settings_of_the_frozen_split_itself_are_no_contradiction(indexed: Manifest, tmp_path: Path) -> None:
+    from medvit.split import _sides, split
+
+    own = SplitSpec(strategy="kfold", folds=3, balance=("sex",), seed=2)
+    frozen = split(tmp_path, **vars(own))
+    for spec in (own, SplitSpec(), SplitSpec(fractions={"train": 0.7, "val": 0.1, "test": 0.2}, folds=3)):
+        found = _sides(indexed, tmp_path, spec)[0]
+        assert found is not None
+        assert found.digest == frozen.digest
+
+
+@pytest.mark.parametrize(("name", "meant"), [("Sex", "sex"), ("table.sit", "table.site")])
+def test_a_column_to_balance_that_is_not_there_is_named_with_the_nearest(
+    indexed: Manifest, tmp_path: Path, name: str, meant: str
+) -> None:
+    from medvit.split import audit, split
+
+    words = f"split.balance: no column '{name}'; did you mean '{meant}'.*there are sex, label.0"
+    for frozen in (False, True):
+        for command in (split, audit):
+            with pytest.raises(SplitError, match=words):
+                command(tmp_path, balance=(name,))
+        if not frozen:
+            split(tmp_path)
+
+
+def test_a_side_of_a_few_patients_is_told_with_its_count(indexed: Manifest, tmp_path: Path, caplog) -> None:
+    from medvit.split import split
+
+    split(tmp_path)
+    made = division.read(tmp_path, indexed).table["split"].value_counts()
+    assert f"only {made['val']} val and {made['test']} test patients" in caplog.text
+    caplog.clear()
+    split(tmp_path, fractions={"train": 0.4, "val": 0.3, "test": 0.3})
+    assert "decides nothing" not in caplog.text
+
+
+def test_a_split_with_folds_says_how_all_of_them_are_trained(indexed: Manifest) -> None:
+    with pytest.raises(SplitError, match=r"folds 0 to 4; none is named; give data.fold=N.*medvit crossval"):
+        division.make(indexed, SplitSpec(strategy="kfold")).sides()
