@@ -47,7 +47,7 @@ def index(
     indexing.write_exclusions(result.excluded, folder)
     if not problems:
         log.info("%s", indexing.summary_text(result))
-    refused = result.excluded[~result.excluded["code"].str.startswith("I-")]  # another film of the exposure is taken
+    refused = result.excluded[~result.excluded["code"].str.startswith("I-")]  # left out as asked
     if len(refused) and on_bad == "refuse":
         problems.append(indexing.refusal_text(refused))
     if result.images.empty and not problems:

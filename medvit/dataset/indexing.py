@@ -174,7 +174,8 @@ def label(found: Indexed, spec: LabelSpec) -> tuple[Indexed, list[str]]:
         images, notes = label_tables.join(found.images, found.excluded, table, spec, found.mask)
     except DataError as error:
         return found if spec.patient else unlabelled(found), [str(error)]
-    return unlabelled(dataclasses.replace(found, images=images, notes=tuple(notes))), []
+    excluded = rows.exclude_without_label(found.images, images, found.excluded)
+    return unlabelled(dataclasses.replace(found, images=images, excluded=excluded, notes=tuple(notes))), []
 
 
 def unlabelled(found: Indexed) -> Indexed:
@@ -230,7 +231,7 @@ def summary_text(found: Indexed) -> str:
         if name.startswith(LABEL) and images[name].nunique() <= 12
     ]
     if len(found.excluded):
-        lines.append(f"refused: {_counted(found.excluded['code'])} (see {EXCLUSIONS})")
+        lines.append(f"left out: {_counted(found.excluded['code'])} (see {EXCLUSIONS})")
     return "\n".join(lines)
 
 

@@ -147,6 +147,16 @@ def exclude_without_patient(images: pd.DataFrame, excluded: pd.DataFrame) -> tup
     return images[~nobody], pd.concat([excluded, lost], ignore_index=True)
 
 
+def exclude_without_label(images: pd.DataFrame, kept: pd.DataFrame, excluded: pd.DataFrame) -> pd.DataFrame:
+    """Add to the excluded ones the images that the join with the label table dropped: `I-LABEL`, asked for."""
+    lost = images[~images["uid"].isin(kept["uid"])].copy()
+    if lost.empty:
+        return excluded
+    fix = "labels.unmatched=keep takes it without a label; column files of manifest.parquet then names its file"
+    _refuse(lost, lost.index, DicomRefusal("I-LABEL", "no row of the label table (labels.unmatched=drop)", fix=fix))
+    return pd.concat([excluded, lost], ignore_index=True)
+
+
 def _refuse(frame: pd.DataFrame, index: pd.Index, refusal: DicomRefusal) -> None:
     for name in REFUSAL:
         frame.loc[index, name] = getattr(refusal, name)

@@ -181,6 +181,18 @@ def test_refused_files_nameless_patients_and_an_unfit_table_are_told_in_one_mess
     assert not (tmp_path / "out" / "manifest.parquet").exists()
 
 
+def test_images_without_a_label_row_are_listed_when_they_are_dropped_and_can_be_found_when_refused(copy, tmp_path):
+    table = pd.read_csv(copy / "labels.csv", dtype=str)
+    table.iloc[:-2].to_csv(copy / "labels.csv", index=False)
+    made = index(copy / "dicom", tmp_path / "drop", labels(copy, unmatched="drop"))
+    left_out = exclusions(tmp_path / "drop")
+    assert list(left_out["code"]) == ["I-LABEL"] * 2
+    kept = index(copy / "dicom", tmp_path / "keep", labels(copy, unmatched="keep")).table
+    assert set(left_out["uid"]) == set(kept["uid"]) - set(made.table["uid"])
+    with pytest.raises(DataError, match=r"2 images have no label row.*with keep.*column files names the file of a uid"):
+        index(copy / "dicom", tmp_path / "refuse", labels(copy))
+
+
 def test_junk_is_skipped_and_links_never_lead_out(copy, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -332,3 +332,16 @@ def test_a_label_that_stands_in_two_tables_is_refused(tmp_path):
     spec = {"more": ({"csv": str(tmp_path / "expert.csv"), "on": "AccessionNumber"},)}
     with pytest.raises(DataError, match=r"labels\.more: y stands in two tables"):
         joined(tmp_path, "AccessionNumber,y\nA,1\nB,0\n", ["A", "B"], spec)
+
+
+def test_identifiers_whose_leading_zeros_a_spreadsheet_dropped_are_told(tmp_path):
+    cause = "3 of 3 rows are the AccessionNumber of an image as a number: leading zeros are lost in the table"
+    with pytest.raises(DataError, match=rf"no image matches on AccessionNumber \({cause}"):
+        joined(tmp_path, "AccessionNumber,y\n12,1\n13.0,0\n100,0\n", ["000012", "000013", "00100"])
+    with pytest.raises(DataError, match="1 of 2 rows are the AccessionNumber of an image as a number"):
+        joined(tmp_path, "AccessionNumber,y\nA1,1\n12,0\nB,0\n", ["A1", "000012"])
+
+
+def test_a_column_of_the_table_given_as_an_identifier_of_the_images_is_told_its_setting():
+    with pytest.raises(ConfigError, match=r"labels\.on='study_no'.*give labels\.column=study_no and say"):
+        LabelSpec("x.csv", ("y",), on="study_no")

@@ -15,6 +15,7 @@ from medvit.dataset.scan import JOINS, Pseudonymise, normalised_identifier
 from medvit.errors import DataError
 
 __all__ = ["LabelSpec", "Table", "join", "read_table"]
+_ZEROS_TRIED, _LONGEST = 1000, 16  # rows looked at for lost zeros; characters of an AccessionNumber (VR SH)
 _QUOTES = " []'\""  # PadChest writes its findings as a Python list
 
 
@@ -177,17 +178,36 @@ def _hint(images: pd.DataFrame, values: pd.Series, mask: Pseudonymise) -> str:
         for how, change in (("", str), (" with leading zeros removed", lambda text: text.lstrip("0"))):
             hits = sum(mask(f"on.{key}", change(value)) in here for value in values)
             found += [f"{hits} rows would match on {key}{how}"] * bool(hits)
+        found += [told for told in [_zeros_lost(images, values, key, mask)] if told]
     return " (" + "; ".join(found) + ")" if found else " nor on any other identifier"
 
 
+def _zeros_lost(images: pd.DataFrame, values: pd.Series, key: str, mask: Pseudonymise) -> str:
+    """Say how many table values are an identifier of the images as a number: 12 for 000012, as spreadsheets save it."""
+    here = set(images[f"on.{key}"]) - {""}
+    hits = 0
+    for value in values[:_ZEROS_TRIED]:
+        plain = str(value).removesuffix(".0")
+        sizes = range(len(plain), _LONGEST + 1) if plain.isdecimal() else ()
+        same = any(mask(f"on.{key}", plain.zfill(size)) in here for size in sizes)
+        hits += same and mask(f"on.{key}", str(value)) not in here
+    told = (
+        f"{hits} of {min(len(values), _ZEROS_TRIED)} rows are the {key} of an image as a number: leading zeros are "
+        "lost in the table (spreadsheets drop them), save the column as text"
+    )
+    return told if hits else ""
+
+
 def _unmatched(images: pd.DataFrame, rows: pd.DataFrame, spec: LabelSpec, mask: Pseudonymise) -> str:
-    parts = []
+    parts, fix = [], "correct the table or set labels.unmatched=keep or drop"
     if len(images):
         parts.append(f"{len(images)} images have no label row: {', '.join(uid[:12] for uid in images['uid'][:20])}")
+        fix += "; with keep, manifest.parquet holds these images too: column files names the file of a uid"
     if len(rows):
         ids = (mask(f"on.{spec.on}", str(value))[:12] for value in rows[spec.key][:20])
         parts.append(f"{len(rows)} label rows have no image: {', '.join(ids)}")
-    return "labels: " + "; ".join(parts) + " (pseudonymous); correct the table or set labels.unmatched=keep or drop"
+        parts += [told for told in [spec.on != PATH and _zeros_lost(images, rows[spec.key], spec.on, mask)] if told]
+    return f"labels: {'; '.join(parts)} (pseudonymous); {fix}"
 
 
 def _override_identity(result: pd.DataFrame, joined: pd.DataFrame, spec: LabelSpec, mask: Pseudonymise) -> None:

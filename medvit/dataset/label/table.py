@@ -58,7 +58,9 @@ class LabelSpec:
         problems = []
         if self.on not in (*JOINS, PATH):
             problems.append(
-                f"labels.on={self.on!r}: expected one of {', '.join((*JOINS, PATH))}{near(self.on, (*JOINS, PATH))}"
+                f"labels.on={self.on!r}: expected one of {', '.join((*JOINS, PATH))}, what the images are known by"
+                f"{near(self.on, (*JOINS, PATH))}; if it is the column of the table that holds one of these, give "
+                f"labels.column={self.on} and say with labels.on which"
             )
         for name, words in (("unmatched", ("refuse", "keep", "drop")), ("repeated", ("refuse", "majority", "max"))):
             if getattr(self, name) not in words:
