@@ -81,6 +81,7 @@ def pretrain(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
     """
     from medvit.engine import pretraining
     from medvit.engine.checkpoint_file import newest
+    from medvit.tracking import provenance
 
     place = Path(settings["tracking"]["folder"])
     if (main := run_lifecycle.helped(place)) is not None:
@@ -94,17 +95,20 @@ def pretrain(settings: dict[str, Any], given: Sequence[str] = ()) -> str:
     if generated.wanted(settings["data"]):
         generated.make(settings["data"], settings["labels"])
     parts = pretraining.prepare(settings)
-    with run_lifecycle.tracked(run, settings, _title(settings), "pretrain") as run:
-        done = pretraining.pretrain(settings, run.folder, run.metrics, last, run.artifact, parts)
+    told = provenance.facts(given, parts.objective.backbone)
+    with run_lifecycle.tracked(run, settings, _title(settings), "pretrain", facts=told) as run:
+        done = pretraining.pretrain(settings, run.folder, run.metrics, last, run.artifact, parts, run.steps)
         _publish(run, done, settings)
     _tell(run, done, place)
     return str(run.id)
 
 
 def _title(settings: dict[str, Any]) -> str:
-    """Return data, model and objective, such as "phantom_cxr vit MaskedAutoencoder"."""
+    """Return data, model, objective and seed, such as "phantom_cxr vit MaskedAutoencoder seed 0"."""
     parts = (settings["model"]["_target_"], settings["objective"]["_target_"])
-    return " ".join([settings["data"]["name"], *(part.rpartition(".")[2] for part in parts)])
+    return " ".join(
+        [settings["data"]["name"], *(part.rpartition(".")[2] for part in parts), f"seed {settings['seed']}"]
+    )
 
 
 def _publish(run: Run, done: Pretrained, settings: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +27,18 @@ _HELPED = "MEDVIT_RUN"  # in the environment of the processes that Lightning sta
 
 @contextmanager
 def tracked(
-    run: Run | None, settings: dict[str, Any], title: str, command: str, told: Callable[[Run, str], str] | None = None
+    run: Run | None,
+    settings: dict[str, Any],
+    title: str,
+    command: str,
+    told: Callable[[Run, str], str] | None = None,
+    *,
+    facts: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
     """Open a run called `title`, or go on with `run`, and close it as it ends: finished, failed or stopped.
 
-    `told` says how it goes on where that is another way than `stopped` says.
+    `told` says how it goes on where that is another way than `stopped` says. `facts` are parameters beside the settings
+    (`provenance.facts`); a run that goes on keeps those it began with.
 
     Raises:
         Stopped: the process was asked to end; the message says how the run goes on.
@@ -41,6 +48,7 @@ def tracked(
     from medvit.tracking import run_lock, uploader
 
     tracking = settings["tracking"]
+    more = {} if run else dict(facts or {})
     with stopped_by_signals(), ExitStack() as held:
         with signals_wait():
             named = (tracking["experiment"], tracking["name"] or title, tracking.get("parent"))
@@ -49,7 +57,7 @@ def tracked(
             held.enter_context(uploader.mirrored(run.folder, server_of(tracking)))
             held.enter_context(run)
         try:
-            run.params(resume.record_extension(run, settings))
+            run.params(resume.record_extension(run, settings) | more)
             os.environ[_HELPED] = run.id
             yield run
             stop_if_asked()

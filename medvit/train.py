@@ -69,21 +69,23 @@ def train(settings: dict[str, Any], given: Sequence[str] = (), watch: Callable[[
 
         find(settings, parts)  # before the parameters of the run are told
     from medvit.engine.fit import fit
+    from medvit.tracking import provenance
 
-    with run_lifecycle.tracked(run, settings, _title(settings), "train") as run:
+    told = provenance.facts(given, parts.network.backbone, parts.strategy)
+    with run_lifecycle.tracked(run, settings, _title(settings, parts.strategy), "train", facts=told) as run:
         report = watch(run) if watch else run.metrics
-        fitted = fit(settings, run.folder, report, last, run.artifact, parts)
+        fitted = fit(settings, run.folder, report, last, run.artifact, parts, run.steps)
         release.publish_training(run, fitted, settings)
     if watch is None:
         _tell(run, fitted, settings)
     return str(run.id)
 
 
-def _title(settings: dict[str, Any]) -> str:
-    """Return data, model, strategy, fold and seed, such as "cxr vit Full fold 2 seed 0"."""
+def _title(settings: dict[str, Any], strategy: Any) -> str:
+    """Return data, model, strategy (the one chosen), fold and seed, such as "cxr vit Full fold 2 seed 0"."""
     inner = settings["model"].get("network") or {}
     made = inner if "_target_" in inner else settings["model"]
-    parts = (made["_target_"], settings["optim"]["strategy"]["_target_"])
+    parts = (made["_target_"], type(strategy).__name__)
     fold = settings["data"].get("fold")
     told = [*([] if fold is None else [f"fold {fold}"]), f"seed {settings['seed']}"]
     return " ".join([settings["data"]["name"], *(part.rpartition(".")[2] for part in parts), *told])
@@ -119,7 +121,7 @@ def _used(settings: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
 
 
 def _tell(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
-    from medvit.tracking import saved_view
+    from medvit.tracking import mirror, saved_view
 
     folder, trust = Path(settings["tracking"]["folder"]), settings["trust"]
     test = anywhere(command_line("evaluate", {"run": run.id, **({"trust": trust} if trust else {})}, folder))
@@ -130,6 +132,8 @@ def _tell(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None:
         f"  look at it:     {saved_view.command(str(folder.resolve()))}\n"
         f"  then open:      {saved_view.link(run.experiment_id)}\n"
     )
+    if there := mirror.state(run.folder):
+        sys.stdout.write(f"  on the server:  {saved_view.link(there['experiment'], there['run'], there['uri'])}\n")
 
 
 @entry("train", check, trial)

@@ -203,4 +203,7 @@ def test_a_copy_that_torchrun_started_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_run_without_a_name_is_called_by_data_model_and_strategy() -> None:
-    assert _title(settings("optim=lora")) == "phantom_cxr vit Lora seed 0"
+    from medvit.optim.strategy import Lora
+
+    chosen = Lora()  # as optim=auto did
+    assert _title(settings("optim=auto"), chosen) == "phantom_cxr vit Lora seed 0"

@@ -22,6 +22,7 @@ from medvit.engine import cached_features, checkpoint, determinism, memory, pipe
 from medvit.engine.build import ARCHITECTURE, Parts, describe, prepare, seen_before
 from medvit.engine.cached_features import CachedFeatures
 from medvit.engine.callbacks.overlay import Attach, SaveOverlays
+from medvit.engine.callbacks.step_curves import StepCurves
 from medvit.engine.callbacks.training import KeepBest, Report, ReportEpoch
 from medvit.engine.module import FineTuner
 from medvit.engine.predict import predict, table
@@ -33,6 +34,7 @@ from medvit.optim.plan import Plan
 from medvit.optim.strategy import LogisticProbe
 
 logger = logging.getLogger(__name__)
+_EVERY_N_STEPS = 10  # of runs begun before it was a setting
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def fit(
     resume: Path | None = None,
     attach: Attach | None = None,
     parts: Parts | None = None,
+    steps: Report | None = None,
 ) -> Fitted:
     """Fit a network as `settings` say, and leave in `folder` all that rebuilds it. Never reads the test side.
 
@@ -71,6 +74,7 @@ def fit(
         resume: the checkpoint of an earlier part of this run to go on from.
         attach: takes the pictures made on the way (file, name), such as the overlays of `trainer.overlay_every`.
         parts: what `prepare` gave for these settings just now; made here where it is not given.
+        steps: called with the numbers of a step, every `trainer.log_every_n_steps` of them; None: never.
 
     Raises:
         MedvitError: settings or data that cannot be used, a loss that is not finite, weights that do not fit.
@@ -91,8 +95,8 @@ def fit(
     module.guard.skips = settings["trainer"].get("skip_non_finite", 0)
     if resume:
         refuse_other_sources(folder, data.hashes, weights)
-    steps = pipeline.described(preprocess, data.augment)
-    more = {checkpoint.TASK: task.to_json(), checkpoint.WEIGHTS: weights, checkpoint.PIPELINE: steps}
+    order = pipeline.described(preprocess, data.augment)
+    more = {checkpoint.TASK: task.to_json(), checkpoint.WEIGHTS: weights, checkpoint.PIPELINE: order}
     leave(folder, settings, network, preprocess, data, more)
     gpu = on_gpu(settings["trainer"]["accelerator"])
     features = cached_features.cached_features(
@@ -102,7 +106,7 @@ def fit(
     best_file = folder / (checkpoint.BEST if features is None else checkpoint.BEST_HEAD)
     keep = KeepBest(best_file, frozen, settings["trainer"].get("patience"))
     drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], folder, attach)
-    trainer = make_trainer(settings, parts.precision, folder, [keep, drawn], report)
+    trainer = make_trainer(settings, parts.precision, folder, [keep, drawn, *by_step(settings, steps)], report)
     with training_loop(by_steps=not isinstance(strategy, LogisticProbe)):
         _run(trainer, module, data, features, resume, settings["trainer"])
     if keep.best is None:
@@ -114,6 +118,12 @@ def fit(
     trainer.strategy.barrier()
     best, validation = _predict_again(trainer, folder, module, data, features)
     return Fitted(best, data, task, preprocess, validation, keep.best, keep.epoch + 1, keep.scores, weights)
+
+
+def by_step(settings: dict[str, Any], report: Report | None) -> list[StepCurves]:
+    """Return the callback that gives curves by step; none where nobody takes them, or the settings ask for none."""
+    every = settings["trainer"].get("log_every_n_steps", _EVERY_N_STEPS)
+    return [StepCurves(report, every)] if report is not None and every else []
 
 
 def _ready(settings: dict[str, Any], data: DataModule, task: Any, weights: dict[str, str]) -> None:

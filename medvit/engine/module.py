@@ -52,10 +52,12 @@ class FineTuner(pl.LightningModule):
         self._gathered: list[tuple[tuple[str, ...], Tensor, Tensor, Tensor]] = []
         self._losses: list[Tensor] = []
         self._units: list[int] = []
-        self._rate = 0.0  # the highest of the last step
+        self.rate = 0.0  # the highest of the last step
         self._resting = ExitStack()
         self.validation: Predictions | None = None
         self.guard = FiniteGuard()
+        self.last_batch: tuple[Tensor, int] | None = None  # its loss and units; None where its step was left out
+        self.gradient_norm: Tensor | None = None  # of the last step, before it was clipped
 
     def forward(self, image: Tensor, bag: Bag | None = None) -> Tensor:
         """Return logits [B K] of an image batch as the loader gives it (integers or floats)."""
@@ -78,6 +80,7 @@ class FineTuner(pl.LightningModule):
         loss: Tensor = self.task.loss(logits, batch.target, batch.weight, epoch=self.current_epoch)
         self._losses.append(loss.detach())
         self._units.append(len(batch.uid))
+        self.last_batch = (loss.detach(), len(batch.uid))
         self.guard.batch(batch_idx, batch.uid, loss.detach())
         if (share := self._share(batch_idx)) != 1:
             loss = loss * share
@@ -91,16 +94,18 @@ class FineTuner(pl.LightningModule):
         Raises:
             RunError: they are not finite, see `FiniteGuard`.
         """
-        self._rate = max(group["lr"] for group in optimizer.param_groups)
+        self.rate = max(group["lr"] for group in optimizer.param_groups)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
         else:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.gradient_norm = norm.detach()
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # it leaves out steps by itself
         if left_out := self.guard.step(None if scaled else norm, optimizer, self.current_epoch):
             del self._losses[-left_out:], self._units[-left_out:]
+            self.last_batch = None
 
     def _share(self, batch_idx: int) -> float:
         """Return what makes the gradient of an epoch's last step the mean over the batches it holds.
@@ -120,7 +125,7 @@ class FineTuner(pl.LightningModule):
         loss = self.trainer.strategy.reduce(mean, reduce_op="mean")  # every rank sees equally many units
         self._losses.clear()
         self._units.clear()
-        return {"train/loss": float(loss), "train/lr": float(self._rate)}
+        return {"train/loss": float(loss), "train/lr": float(self.rate)}
 
     def epoch_so_far(self) -> dict[str, Any]:
         """Return what `epoch_numbers` counts, for a resumed run."""

@@ -29,7 +29,7 @@ from medvit.engine.build import (
 from medvit.engine.callbacks.overlay import Attach
 from medvit.engine.callbacks.reconstructions import SaveReconstructions
 from medvit.engine.callbacks.training import AverageWeights, Report
-from medvit.engine.fit import data_module, leave, refuse_other_sources
+from medvit.engine.fit import by_step, data_module, leave, refuse_other_sources
 from medvit.engine.memory import out_of_memory_told
 from medvit.engine.module import FineTuner
 from medvit.engine.pipeline import refuse_wrong_steps
@@ -132,6 +132,7 @@ def pretrain(
     resume: Path | None = None,
     attach: Attach | None = None,
     parts: Parts | None = None,
+    steps: Report | None = None,
 ) -> Pretrained:
     """Pretrain an encoder as `settings` say, and leave in `folder` what a training takes on; arguments as of `fit`.
 
@@ -162,7 +163,7 @@ def pretrain(
         report(found, epoch)
 
     validate = data.has("val")
-    trainer = make_trainer(settings, parts.precision, folder, [shown], keep, validate)
+    trainer = make_trainer(settings, parts.precision, folder, [shown, *by_step(settings, steps)], keep, validate)
     with training_loop(), out_of_memory_told(settings["trainer"]):
         trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
     _keep_last(trainer, parts.objective, folder)

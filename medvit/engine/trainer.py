@@ -73,6 +73,7 @@ def make_trainer(
         enable_progress_bar=node["progress_bar"],
         use_distributed_sampler=False,
         **determinism.switches(determinism.level_of(node)),
+        log_every_n_steps=node.get("log_every_n_steps") or 50,  # of loggers that a user adds
         fast_dev_run=node.get("fast_dev_run") or False,
         profiler=profiler_of(node, folder),
         # also inside a scheduler's job medvit starts the processes itself

@@ -17,24 +17,11 @@ WITHHELD = "(withheld)"
 # Top-level groups of a resolved configuration whose values are parameters of the experiment.
 GROUPS = frozenset(
     {
-        *("augment", "bag", "batch", "cache", "callbacks", "data", "device", "epochs", "evaluate", "include"),
-        *("labels", "logger", "loss", "metrics", "model", "objective", "optim", "optimizer", "patience", "precision"),
-        *("preprocess", "pruning", "sampler", "schedule", "scheduler"),
-        *(
-            "seed",
-            "seeds",
-            "shares",
-            "space",
-            "split",
-            "starts",
-            "strategy",
-            "study",
-            "subset",
-            "task",
-            "train",
-            "trainer",
-            "weights",
-        ),
+        *("augment", "bag", "batch", "cache", "callbacks", "checkpoint", "chosen", "commit", "data", "device"),
+        *("epochs", "evaluate", "include", "labels", "logger", "loss", "metrics", "model", "objective"),
+        *("optim", "optimizer", "patience", "pool", "precision", "preprocess", "pruning", "recipe", "sampler"),
+        *("schedule", "scheduler", "seed", "seeds", "shares", "space", "split", "starts", "strategy", "study"),
+        *("subset", "task", "train", "trainer", "weights"),
     }
 )
 # Settings that name a place, a machine or a person, wherever they stand.

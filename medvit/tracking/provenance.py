@@ -9,10 +9,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from medvit.tracking.tags import checkpoint_tags
 
 if TYPE_CHECKING:
     from medvit.tracking.run import Run
@@ -27,6 +29,22 @@ PACKAGES = (
 def environment() -> dict[str, Any]:
     """Return code, packages and hardware as plain JSON: no host name, user name or path."""
     return {"code": code(), "python": platform.python_version(), "packages": packages(), "machine": machine()}
+
+
+def facts(given: Sequence[str], backbone: Any, strategy: Any = None) -> dict[str, Any]:
+    """Return parameters that shape a model and are no settings: recipe, code, first weights, strategy chosen.
+
+    `given` are the words of the command line; `strategy` is the one that trains, also where it was chosen by "auto".
+    """
+    recipes = [word.partition("=")[2] for word in given if word.lstrip("+").startswith("experiment=")]
+    here, weights = code(), dict(getattr(backbone, "provenance", {}))
+    known = {tag.rpartition(".")[2]: value for tag, value in checkpoint_tags(weights).items()}
+    found: dict[str, Any] = {
+        "recipe": recipes[-1] if recipes else "none",
+        "commit": f"{here['commit'] or metadata.version('medvit')}{' with changes' if here['dirty'] else ''}",
+        "checkpoint": {key: known[key] for key in ("id", "sha256") if key in known} or {"id": "random"},
+    }
+    return found if strategy is None else {**found, "chosen": {"strategy": strategy.to_json()}}
 
 
 def attach(run: Run, settings: dict[str, Any], data: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:

@@ -8,14 +8,13 @@ those add the user's name and the script's path to every run.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,11 +22,13 @@ from typing import Any
 from medvit.atomic_file import replace_file
 from medvit.errors import RunError
 from medvit.tracking import journal, saved_view
+from medvit.tracking import run_id as run_id_of
 from medvit.tracking.allow_list import check_artifact, check_metrics, check_tags, flat, mlflow_name
 from medvit.tracking.journal import Journal
 from medvit.tracking.store import called, open_client
 
 _PARENT = "mlflow.parentRunId"
+_STEPS = 200  # points that MLflow's store gets at once: each write there waits for the disk
 _PARAM_LIMIT = 6000  # characters, MLflow's own limit for one parameter
 
 
@@ -39,6 +40,7 @@ class Run:
     id: str
     experiment_id: str
     folder: Path  # <runs>/<run id>: checkpoints and resolved settings, never uploaded as a whole
+    _steps: list[tuple[str, float, int, int]] = field(default_factory=list, compare=False, repr=False)
 
     def params(self, config: Mapping[str, Any]) -> None:
         """Log the declared part of the resolved configuration, flattened; places and odd strings are withheld."""
@@ -55,12 +57,34 @@ class Run:
         """Log metrics of one epoch in a single write. Names are `train/...`, `val/...`, `test/...`, `time/...`."""
         from mlflow.entities import Metric
 
-        check_metrics(values)
-        named = {mlflow_name(key): float(value) for key, value in values.items()}
-        now = self._tell("metrics", step=step, values={key: journal.plain(value) for key, value in named.items()})
+        self._write_steps()
+        now, named = self._tell_metrics(values, step)
         points = [Metric(key, value, now, step) for key, value in named.items()]
         with _writing("the metrics"):
             self.client.log_batch(self.id, metrics=points)
+
+    def steps(self, values: Mapping[str, float], step: int) -> None:
+        """Tell the journal of the numbers of a step; MLflow's store gets them with the epoch's, or 200 at once."""
+        now, named = self._tell_metrics(values, step, durable=False)
+        self._steps.extend((key, value, now, step) for key, value in named.items())
+        if len(self._steps) >= _STEPS:
+            self._write_steps()
+
+    def _write_steps(self) -> None:
+        from mlflow.entities import Metric
+
+        with _writing("the metrics"):
+            for start in range(0, len(self._steps), _STEPS):
+                self.client.log_batch(self.id, metrics=[Metric(*each) for each in self._steps[start : start + _STEPS]])
+        self._steps.clear()
+
+    def _tell_metrics(
+        self, values: Mapping[str, float], step: int, *, durable: bool = True
+    ) -> tuple[int, dict[str, float]]:
+        check_metrics(values)
+        named = {mlflow_name(key): float(value) for key, value in values.items()}
+        told = {key: journal.plain(value) for key, value in named.items()}
+        return self._tell("metrics", durable=durable, step=step, values=told), named
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set `medvit.*` tags."""
@@ -146,6 +170,7 @@ class Run:
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
+        self._write_steps()
         self._tell("status", status=status)
         self.client.set_terminated(self.id, status)
 
@@ -241,50 +266,26 @@ def _experiment(client: Any, folder: Path, name: str) -> str:
 
 
 def get(run_id: str, folder: Path, finished: bool = False) -> Run:
-    """Return the run `run_id` of a runs folder, "latest" being the one started last.
+    """Return the run `run_id` of a runs folder: its id, six or more first characters of it, or "latest" (started last).
 
     With `finished`, a run that is not FINISHED is refused, and "latest" is the last that finished.
 
     Raises:
-        RunError: no database in the folder, no such run (the nearest ids are named), or the run is not finished.
+        RunError: no database in the folder, no such run (the nearest are named) or several, or it is not finished.
     """
     from mlflow.exceptions import MlflowException
 
     if not (folder / "mlflow.db").is_file():
         raise RunError(f"{called(folder)} holds no mlflow.db. Train first, or give tracking.folder=DIR.")
     client = open_client(folder)
-    if run_id == "latest":
-        run_id = _latest(client, finished)
+    run_id = run_id_of.resolve(client, run_id, finished)
     try:
         info = client.get_run(run_id).info
     except MlflowException:
         info = None
     if info is None or info.lifecycle_stage != "active":
-        raise RunError(_unknown(client, run_id))
+        raise RunError(run_id_of.unknown(client, run_id))
     run = Run(client, info.run_id, info.experiment_id, folder.resolve() / info.run_id)
     if finished and info.status != "FINISHED":
         raise RunError(f"Run {run_id} is {info.status}, not FINISHED. Let it end, or train again.")
     return run
-
-
-def _latest(client: Any, finished: bool) -> str:
-    """Return the id of the run that was started last, or of those that finished the one that ended last.
-
-    Folds and trials end before the run they stand below.
-    """
-    experiments = [item.experiment_id for item in client.search_experiments()]
-    wanted = "attributes.status = 'FINISHED'" if finished else ""
-    order = "attributes.end_time DESC" if finished else "attributes.start_time DESC"
-    runs = client.search_runs(experiments, wanted, max_results=1, order_by=[order])
-    return runs[0].info.run_id if runs else "latest"
-
-
-def _unknown(client: Any, run_id: str) -> str:
-    experiments = [item.experiment_id for item in client.search_experiments()]
-    runs = client.search_runs(experiments, max_results=1000, order_by=["attributes.start_time DESC"])
-    ids = [item.info.run_id for item in runs]
-    if not ids:
-        return f"There is no run {run_id!r}: the runs folder holds no run yet."
-    near = [item for item in ids if item.startswith(run_id)] or difflib.get_close_matches(run_id, ids, n=3, cutoff=0.6)
-    shown = f"Nearest: {', '.join(near[:3])}" if near else f"The latest is {ids[0]}"
-    return f"There is no run {run_id!r} among the {len(ids)} runs of the folder. {shown}."

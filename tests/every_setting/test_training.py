@@ -76,6 +76,7 @@ ELSEWHERE = {  # settings of a preset or recipe that another test goes over, and
     "trainer.fast_dev_run", "trainer.overfit_batches", "trainer.detect_anomaly", "trainer.profiler",
     "trainer.strategy", "trainer.extra",
     # tests/engine/test_resume.py, test_finite.py
+    "trainer.log_every_n_steps",  # tests/engine/test_step_curves.py
     "trainer.checkpoint_minutes", "trainer.patience", "trainer.skip_non_finite",
     "trainer.auto_batch",  # tests/engine/test_memory.py
 }  # fmt: skip

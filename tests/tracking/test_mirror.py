@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -128,7 +129,7 @@ def test_no_point_is_lost_or_doubled_where_the_server_is_killed_in_the_middle_an
     assert sync(run.id, at(runs, "")) == there
 
 
-def until(there: Any, seconds: float = 20) -> None:
+def until(there: Any, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -244,12 +245,19 @@ def test_a_training_is_on_the_server_that_the_environment_names_and_its_token_no
     server.misbehave(token="right-SECRET")  # noqa: S106
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right-SECRET")
-    asked = {**QUICK, **generated(tmp_path, "films"), "labels.target": ["finding"], "model": "vit_pico"}
+    asked = {**QUICK, **generated(tmp_path, "films"), "labels.target": ["finding"], "model": "vit_pico",
+             "model.weights": "random", "optim": "auto", "trainer.log_every_n_steps": 1}  # fmt: skip
     run = medvit.train(**asked, **{"tracking.folder": str(tmp_path / "runs"), "tracking.log_model": False})
     server.misbehave()
     there = server.run_of(run.id, "medvit")
     assert there.info.status == "FINISHED"
-    assert {"val/auroc", "train/loss"} <= there.data.metrics.keys()
+    by_step = {"train/step/loss", "train/step/lr", "train/step/gradient_norm", "time/step/data_wait"}
+    assert {"val/auroc", "train/loss", *by_step} <= there.data.metrics.keys()
+    assert there.info.run_name.endswith(" vit Probe seed 0")
+    shaped = {"recipe": "none", "checkpoint.id": "random", "pool._target_": "medvit.model.pool.MeanPool", "seed": "0",
+              "data.fold": "None", "chosen.strategy._target_": "medvit.optim.strategy.Probe"}  # fmt: skip
+    assert shaped.items() <= there.data.params.items()
+    assert re.match(r"[0-9a-f]{40}|\d", there.data.params["commit"])
     assert server.files(there) == run.artifacts()
     assert {"config.json", "environment.json"} <= set(server.files(there))
     written = [file for top in (tmp_path, server.folder) for file in top.rglob("*") if file.is_file()]

@@ -5,7 +5,9 @@ import json
 import os
 import shlex
 import socket
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -115,8 +117,33 @@ def test_an_unknown_run_names_the_nearest(runs) -> None:
     wrong = run.id[:-1] + ("0" if run.id[-1] != "0" else "1")
     with pytest.raises(RunError, match=f"Nearest: .*{run.id}"):
         tracking.get(wrong, runs)
-    with pytest.raises(RunError, match=run.id):
-        tracking.get(run.id[:8], runs)
+    with pytest.raises(RunError, match="There is no run 'abc'"):
+        tracking.get("abc", runs)
+
+
+def test_a_run_is_meant_by_the_first_characters_of_its_id_unless_another_begins_alike(runs, monkeypatch) -> None:
+    with tracking.start(runs, "films", "short") as run:
+        pass
+    assert tracking.get(run.id[:8], runs, finished=True).id == run.id
+    with pytest.raises(RunError, match=f"There is no run '{run.id[:5]}'.* Nearest: {run.id}"):
+        tracking.get(run.id[:5], runs)  # five are too few
+    alike = run.id[:10] + "0" * 22
+    with closing(sqlite3.connect(runs / "mlflow.db")) as database, database:  # ids are MLflow's to give
+        columns = [name for _, name, *_ in database.execute("PRAGMA table_info(runs)")]
+        copied = ", ".join(f"'{alike}'" if name == "run_uuid" else f'"{name}"' for name in columns)
+        database.execute(f"INSERT INTO runs SELECT {copied} FROM runs WHERE run_uuid = ?", (run.id,))  # noqa: S608
+    with pytest.raises(RunError) as told:
+        tracking.get(run.id[:10], runs)
+    assert f"{run.id} (short)" in str(told.value)
+    assert f"{alike} (short)" in str(told.value)
+    assert tracking.get(run.id[:12], runs).id == run.id
+
+
+def test_latest_without_a_finished_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), tracking.start(tmp_path, "films", "bad") as bad:
+        raise KeyError
+    with pytest.raises(RunError, match=f"None of the 1 runs of the folder is FINISHED. The latest is {bad.id} .FAILED"):
+        tracking.get("latest", tmp_path, finished=True)
 
 
 def test_a_folder_without_runs_says_so(tmp_path) -> None:
