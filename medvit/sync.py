@@ -48,8 +48,11 @@ def _folder(run: str, place: Path) -> Path:
 @entry("sync")
 def main(settings: dict[str, Any]) -> None:
     """Run the command of conf/sync.yaml."""
-    there = sync(settings["run"], settings["tracking"])
-    sys.stdout.write(f"the server has all of the run, as its run {there}\n")
+    from medvit.tracking import mirror, saved_view
+
+    sync(settings["run"], settings["tracking"])
+    there = mirror.state(_folder(settings["run"], Path(settings["tracking"]["folder"])))
+    sys.stdout.write(f"the server has all of it: {saved_view.link(there['experiment'], there['run'], there['uri'])}\n")
 
 
 def run() -> None:

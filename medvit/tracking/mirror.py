@@ -34,6 +34,7 @@ class Mirror:
         # read by MLflow at every request; its own are 7 retries, which take minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", retries)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _TIMEOUT)
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -193,6 +194,8 @@ def answers(uri: str) -> Iterator[None]:
         raise
     except (MlflowException, RequestException, OSError) as error:
         code, name = _answer(error)
+        if not code and getattr(error, "filename", None):
+            raise Unreachable(f"{uri}: a file of the run cannot be read ({error.strerror})") from None  # type: ignore[union-attr]
         if _caused_by(error, "SSLError"):
             said = "its certificate is not accepted; give the CA's file as MLFLOW_TRACKING_SERVER_CERT_PATH"
         elif code in (401, 403):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ LOCK = ".mirror.lock"  # in the folder of a run: one process at a time sends it
 _EVERY_S, _PAUSE_S = 1.0, (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # between looks at the journal; after each failure
 _START_S, _IDLE_S, _LONGEST_S = 30.0, 5.0, 60.0  # how long an ended run waits: for its start, for progress, in all
 NO_START = "journal.jsonl of the run has no beginning: the run is of an earlier version, and is not sent to a server"
+_NICE = 5  # where all cores are busy, the training goes first
 _PACKAGES = Path(__file__).parents[2]
 
 
@@ -136,26 +137,36 @@ def upload(folder: Path, uri: str) -> int:
             if ended:
                 return 1
         pause = _PAUSE_S[min(failures, len(_PAUSE_S)) - 1] if failures else _EVERY_S
-        ended = ended or bool(select.select([sys.stdin], [], [], pause)[0])
+        ended = ended or _ended(pause)
 
 
 def main() -> None:
     """Run the process; what the server refuses for good ends it with one line."""
+    os.nice(_NICE)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     folder, uri = Path(sys.argv[1]), sys.argv[2]
     # of a file store's own client, say: its text may hold anything
     sys.excepthook = lambda kind, *_: logger.warning("%s: %s (the run is kept here)", uri, kind.__name__)
-    try:
-        with locked(folder / LOCK, wait=False):
+    with ExitStack() as held:
+        while True:  # an earlier part of the run may have left a process that waits for an answer
             try:
-                sys.exit(upload(folder, uri))
-            except RunError as error:
-                Mirror(folder, uri).save(1, str(error))
-                logger.warning("%s (the run is kept here)", error)
-                sys.exit(1)
-    except BlockingIOError:
-        logger.warning("another process sends this run to its server already")
-        sys.exit(1)
+                held.enter_context(locked(folder / LOCK, wait=False))
+                break
+            except BlockingIOError:
+                if _ended(_EVERY_S):
+                    logger.warning("another process sends this run to its server already")
+                    sys.exit(1)
+        try:
+            sys.exit(upload(folder, uri))
+        except RunError as error:
+            Mirror(folder, uri).save(1, str(error))
+            logger.warning("%s (the run is kept here)", error)
+            sys.exit(1)
+
+
+def _ended(wait: float) -> bool:
+    """Wait, and say whether the training is over meanwhile, in whatever way."""
+    return bool(select.select([sys.stdin], [], [], wait)[0])
 
 
 if __name__ == "__main__":

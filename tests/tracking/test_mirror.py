@@ -20,6 +20,7 @@ from whole_path import QUICK, generated
 
 import medvit
 from medvit.errors import RunError
+from medvit.file_lock import locked
 from medvit.sync import sync
 from medvit.tracking import journal, store, uploader
 from medvit.tracking import run as tracking
@@ -76,7 +77,7 @@ def same(server: Server, run: Run) -> Any:
     assert {k: v for k, v in there.data.tags.items() if k != "medvit.run"} == here.data.tags
     for name in here.data.metrics:
         kept = [(one.step, one.value) for one in run.client.get_metric_history(run.id, name)]
-        assert server.history(there)[name] == kept
+        assert str(server.history(there)[name]) == str(kept)  # nan is not equal to itself
     assert server.files(there) == run.artifacts()
     assert there.inputs.dataset_inputs[:1] == [] or there.inputs.dataset_inputs[0].dataset.name == "films"
     return there
@@ -89,6 +90,7 @@ def test_a_run_is_on_its_server_when_it_is_over_with_everything_and_nothing_priv
     run = tracking.start(runs, "films", "whole")
     with uploader.mirrored(run.folder, server.uri), run:
         told(run)
+        run.metrics({"val/odd": float("nan"), "val/high": float("inf")})
         run.note("best of all")
         run.dataset("films", "ab" * 32, "training")
         run.json({"b": 1}, "report/test/report.json")
@@ -316,21 +318,36 @@ def test_a_server_that_is_slow_and_fails_costs_a_training_less_than_a_second_and
             time.sleep(0.02)
         return time.monotonic() - begun
 
-    with tracking.start(runs, "films", "alone") as run:
-        alone = trained(run)
-    run = tracking.start(runs, "films", "beside")
-    begun = time.monotonic()
-    with uploader.mirrored(run.folder, addresses["slow"]), run:
-        started = time.monotonic() - begun
-        beside = trained(run)
-    assert started + beside - alone < 1
-    assert run.status == "FINISHED"
+    for _ in range(4):  # on a busy machine more than the server takes time; one that waited for it would take it always
+        with tracking.start(runs, "films", "alone") as run:
+            alone = trained(run)
+        run = tracking.start(runs, "films", "beside")
+        caplog.clear()
+        capfd.readouterr()
+        begun = time.monotonic()
+        with uploader.mirrored(run.folder, addresses["slow"]), run:
+            took = time.monotonic() - begun + trained(run)
+        assert run.status == "FINISHED"
+        if took - alone < 1:
+            break
+    else:
+        raise AssertionError(f"{took:.2f} s beside a slow server, {alone:.2f} s without one")
     (line,) = capfd.readouterr().err.splitlines()
     assert line == (
         f"{addresses['slow']}: it answers 503: the run goes on, and what is missing there is sent when it is back"
     )
     (end,) = [each.message for each in caplog.records if each.levelno == logging.WARNING]
     assert f"-m medvit.sync run={run.folder} tracking.uri={addresses['slow']}" in end
+
+
+def test_a_run_that_another_process_sends_is_left_to_it(runs: Path, capfd: Any) -> None:
+    with tracking.start(runs, "films", "held") as run:
+        pass
+    with locked(run.folder / uploader.LOCK):
+        uploader.follow(run.folder, "http://127.0.0.1:9")
+        with pytest.raises(RunError, match="another process sends this run already"):
+            sync(run.id, at(runs, "http://127.0.0.1:9"))
+    assert capfd.readouterr().err == "another process sends this run to its server already\n"
 
 
 def test_a_run_of_an_earlier_version_and_a_missing_address_say_what_to_do(
