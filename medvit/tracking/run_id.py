@@ -15,7 +15,8 @@ _SHORT = re.compile(r"[0-9a-f]{6,31}")
 def resolve(client: Any, asked: str, finished: bool) -> str:
     """Return the id of the run that is meant; what is no short id of one run is returned as it is.
 
-    "latest" is the run that was started last, of all or of those that finished.
+    "latest" is the run that was started last, or of those that finished the one that ended last: folds and trials end
+    before the run they stand below.
 
     Raises:
         RunError: several runs begin with these characters.
@@ -24,7 +25,8 @@ def resolve(client: Any, asked: str, finished: bool) -> str:
     newest = ["attributes.start_time DESC"]
     if asked == LATEST:
         wanted = "attributes.status = 'FINISHED'" if finished else ""
-        runs = client.search_runs(experiments, wanted, max_results=1, order_by=newest)
+        order = ["attributes.end_time DESC"] if finished else newest
+        runs = client.search_runs(experiments, wanted, max_results=1, order_by=order)
         return runs[0].info.run_id if runs else asked
     if not _SHORT.fullmatch(asked):
         return asked
