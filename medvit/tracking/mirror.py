@@ -208,7 +208,7 @@ def answers(uri: str) -> Iterator[None]:
         elif name == "ENDPOINT_NOT_FOUND" or code in (301, 302, 404, 405):
             said = f"it does not answer as an MLflow server of this version does ({code})"
         elif 400 <= code < 500 and code not in (408, 409, 425, 429):
-            said = f"it refuses what it was sent ({name})"
+            said = f"it refuses what it was sent ({name if code == 400 else code})"
         else:
             raise Unreachable(f"{uri}: {_silence(error, code)}") from None
         raise RunError(f"{uri}: {said}") from None
@@ -220,8 +220,9 @@ def _answer(error: Exception) -> tuple[int, str]:
     if response is not None:
         return int(response.status_code), ""
     name, text = str(getattr(error, "error_code", "")), str(error)
-    if given_up := re.search(r"too many (\d{3}) error responses", text):  # urllib3's, of an answer it would repeat
-        return int(given_up[1]), ""
+    # urllib3's, of an answer that it would ask for again; MLflow's, which has no name for every status
+    if code := re.search(r"too many (\d{3}) error responses|failed with error code (\d{3})", text):
+        return int(code[1] or code[2]), name
     if "failed with exception" in text or "failed with timeout" in text or not name:
         return 0, ""
     return int(error.get_http_status_code()), name  # type: ignore[attr-defined]

@@ -67,3 +67,8 @@ class Server:
     def files(self, run: Any, path: str | None = None) -> list[str]:
         found = self.client.list_artifacts(run.info.run_id, path)
         return sorted(f for each in found for f in (self.files(run, each.path) if each.is_dir else [each.path]))
+
+
+def at(runs: Path, uri: str) -> dict[str, Any]:
+    """Return the settings `tracking` of medvit.sync."""
+    return {"folder": str(runs), "uri": uri, "experiment": None}

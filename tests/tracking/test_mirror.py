@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tracking.servers import Server
+from tracking.servers import Server, at
 from whole_path import QUICK, generated
 
 import medvit
 from medvit.errors import RunError
-from medvit.file_lock import locked
 from medvit.sync import sync
 from medvit.tracking import journal, store, uploader
 from medvit.tracking import run as tracking
@@ -62,10 +57,6 @@ def told(run: Run, first: int = 0, last: int = POINTS) -> None:
         run.tags({"medvit.commit": "ab12"})
     for step in range(first, last):
         run.metrics({"train/loss": 1 / (step + 1), "val/auroc": step / 100}, step)
-
-
-def at(tracked: Path, uri: str) -> dict[str, Any]:
-    return {"folder": str(tracked), "uri": uri, "experiment": None}
 
 
 def same(server: Server, run: Run) -> Any:
@@ -264,101 +255,3 @@ def test_a_training_is_on_the_server_that_the_environment_names_and_its_token_no
     assert {"config.json", "environment.json"} <= set(server.files(there))
     written = [file for top in (tmp_path, server.folder) for file in top.rglob("*") if file.is_file()]
     assert not [file.name for file in written if b"SECRET" in file.read_bytes() and file.name != "faults.json"]
-
-
-class Slow(BaseHTTPRequestHandler):
-    """A server that takes two seconds for each answer, which is 503."""
-
-    def do_POST(self) -> None:
-        time.sleep(2)
-        self.send_response(503)
-        self.end_headers()
-
-    do_GET = do_POST  # noqa: N815
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def addresses() -> Iterator[dict[str, str]]:
-    slow = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    threading.Thread(target=slow.serve_forever, daemon=True).start()
-    silent = socket.socket()  # takes connections and never answers
-    silent.bind(("127.0.0.1", 0))
-    silent.listen(50)
-    yield {"slow": f"http://127.0.0.1:{slow.server_port}", "silent": f"http://127.0.0.1:{silent.getsockname()[1]}",
-           "absent": "http://127.0.0.1:9", "unknown": "http://no-such-machine.invalid"}  # fmt: skip
-    slow.shutdown()
-    silent.close()
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [("slow", "it answers 503"), ("absent", "nothing answers there"), ("unknown", "no machine of this name is known"),
-     ("silent", "it does not answer in time")],
-)  # fmt: skip
-def test_what_is_wrong_with_a_server_is_said_in_one_line(
-    kind: str, said: str, addresses: dict[str, str], runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
-    with tracking.start(runs, "films", kind) as run:
-        pass
-    with pytest.raises(RunError, match=f"^{addresses[kind]}: {said}[^\n]*$"):
-        sync(run.id, at(runs, addresses[kind]))
-
-
-def test_a_server_that_is_slow_and_fails_costs_a_training_less_than_a_second_and_the_run_is_closed(
-    addresses: dict[str, str], runs: Path, capfd: Any, caplog: Any
-) -> None:
-    def trained(run: Run) -> float:
-        begun = time.monotonic()
-        for step in range(60):
-            run.metrics({"train/loss": 0.5}, step)
-            time.sleep(0.02)
-        return time.monotonic() - begun
-
-    for _ in range(4):  # on a busy machine more than the server takes time; one that waited for it would take it always
-        with tracking.start(runs, "films", "alone") as run:
-            alone = trained(run)
-        run = tracking.start(runs, "films", "beside")
-        caplog.clear()
-        capfd.readouterr()
-        begun = time.monotonic()
-        with uploader.mirrored(run.folder, addresses["slow"]), run:
-            took = time.monotonic() - begun + trained(run)
-        assert run.status == "FINISHED"
-        if took - alone < 1:
-            break
-    else:
-        raise AssertionError(f"{took:.2f} s beside a slow server, {alone:.2f} s without one")
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line == (
-        f"{addresses['slow']}: it answers 503: the run goes on, and what is missing there is sent when it is back"
-    )
-    (end,) = [each.message for each in caplog.records if each.levelno == logging.WARNING]
-    assert f"-m medvit.sync run={run.folder} tracking.uri={addresses['slow']}" in end
-
-
-def test_a_run_that_another_process_sends_is_left_to_it(runs: Path, capfd: Any) -> None:
-    with tracking.start(runs, "films", "held") as run:
-        pass
-    with locked(run.folder / uploader.LOCK):
-        uploader.follow(run.folder, "http://127.0.0.1:9")
-        with pytest.raises(RunError, match="another process sends this run already"):
-            sync(run.id, at(runs, "http://127.0.0.1:9"))
-    assert capfd.readouterr().err == "another process sends this run to its server already\n"
-
-
-def test_a_run_of_an_earlier_version_and_a_missing_address_say_what_to_do(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with tracking.start(runs, "films", "old") as run:
-        pass
-    with pytest.raises(RunError, match=r"no server is named: give tracking\.uri="):
-        sync(run.id, at(runs, ""))
-    (run.folder / journal.NAME).unlink()
-    with pytest.raises(RunError, match="the run has no journal"):
-        sync(str(run.folder), at(runs, "http://127.0.0.1:9"))
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
