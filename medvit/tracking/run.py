@@ -170,9 +170,11 @@ class Run:
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        self._write_steps()
-        self._tell("status", status=status)
-        self.client.set_terminated(self.id, status)
+        try:
+            self._write_steps()
+            self._tell("status", status=status)
+        finally:  # also where the disk is full: a run is never left RUNNING
+            self.client.set_terminated(self.id, status)
 
     def __enter__(self) -> Run:
         self._tell("status", status="RUNNING")

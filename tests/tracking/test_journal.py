@@ -126,6 +126,9 @@ def test_a_full_disk_is_a_run_error_that_says_so(runs: Path, tmp_path: Path) -> 
     (full.folder / journal.NAME).symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"the journal of the run cannot be written .*No space left"):
         full.metrics({"val/auroc": 0.5}, 1)
+    with pytest.raises(RunError, match="the journal of the run cannot be written"):
+        full.finish("FAILED")
+    assert full.status == "FAILED"
 
 
 def test_lines_are_strict_json(tmp_path: Path) -> None:
