@@ -243,6 +243,13 @@ def test_the_command_of_the_best_trains_the_same_again_when_pasted(done: Any) ->
 
 
 @pytest.mark.slow
+def test_what_needs_a_network_is_told_the_best_trial_of_a_search(done: Any) -> None:
+    best = done.labels["medvit.best_run"]
+    with pytest.raises(RunError, match=f"is a search, which has no network of its own; its best trial is run={best}"):
+        medvit.evaluate(done)
+
+
+@pytest.mark.slow
 def test_where_no_trial_comes_to_its_end_all_reasons_are_told(place: Path) -> None:
     space = {"optim.plan.lr": {"choices": [1e30, 2e30]}, "pool": MIXED["pool"]}
     with pytest.raises(RunError) as told:

@@ -290,4 +290,6 @@ def get(run_id: str, folder: Path, finished: bool = False) -> Run:
     run = Run(client, info.run_id, info.experiment_id, folder.resolve() / info.run_id)
     if finished and info.status != "FINISHED":
         raise RunError(f"Run {run_id} is {info.status}, not FINISHED. Let it end, or train again.")
+    if finished and (best := run.labels.get("medvit.best_run")):
+        raise RunError(f"Run {run_id} is a search, which has no network of its own; its best trial is run={best}")
     return run
