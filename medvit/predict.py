@@ -7,6 +7,7 @@ Needs neither torch nor MONAI nor MLflow. Exit codes: 0 all predicted, 10 some f
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +53,11 @@ def predict(
     """
     from medvit.bundle.atomic_folder import atomic_folder
     from medvit.clinical import results
-    from medvit.clinical.units import predictions_of, units_in
+    from medvit.clinical.units import counted, predictions_of, units_in
 
     runtime = verified(bundle, workers)
-    units = units_in(source, runtime.preprocess)
+    skipped: Counter[str] = Counter()
+    units = units_in(source, runtime.preprocess, skipped)
     with atomic_folder(out, DataError) as part:
         found = list(_watched(predictions_of(runtime, units, isolate=isolate), len(units)))
         if also.reports:
@@ -64,8 +66,10 @@ def predict(
         results.write_studies(part / "studies", runtime, units, found)
         if also.crosswalk:
             results.write_crosswalk(part / "crosswalk.csv", source, units)
-    count = {status: sum(result.status == status for result in found) for status in ("OK", "REJECTED", "SKIPPED")}
-    logger.info("%d predicted, %d rejected, %d skipped (no images)", count["OK"], count["REJECTED"], count["SKIPPED"])
+    count = Counter(result.status for result in found)
+    skipped += Counter({"neither DICOM, a picture nor NIfTI": count["SKIPPED"]})
+    why = f" ({counted(skipped)})" if skipped else ""
+    logger.info("%d predicted, %d rejected, %d skipped%s", count["OK"], count["REJECTED"], skipped.total(), why)
     names = "" if also.crosswalk else " (which file is which: crosswalk=true)"
     logger.info("predictions: %s%s", out / "predictions.csv", names)
     return SOME_REJECTED if count["REJECTED"] or not count["OK"] else 0

@@ -20,6 +20,7 @@ def register(run_id: str, name: str, alias: str, runs: Path, options: dict[str, 
     from medvit.tracking import model
     from medvit.tracking.tags import bundle_tags
 
+    model.refuse_name(name, alias)
     own = {key: value for key, value in (options or {}).items() if key != "name"}  # here it is the registry's
     release = prepare(run_id, runs, own)
     with tempfile.TemporaryDirectory() as folder:

@@ -41,33 +41,39 @@ def files_in(source: Path) -> list[Path]:
     Raises:
         DataError: there is none.
     """
-    root, found = _found(source)
+    root, found = _found(source, Counter())
     return [root / one.name for one in found]
 
 
-def _found(source: Path) -> tuple[Path, list[Found]]:
+def _found(source: Path, skipped: Counter[str]) -> tuple[Path, list[Found]]:
     if source.is_file():
         state = source.stat()
         return source.parent, [Found(source.name, state.st_size, state.st_mtime_ns)]
-    skipped: Counter[str] = Counter()
     found = sorted(walk(source, skipped), key=lambda one: one.name)
-    told = "; ".join(f"{number} {why}" for why, number in sorted(skipped.items()))
     if not found:
-        raise DataError(f"The input folder holds no file{f' ({told})' if told else ''}. Give input=DIR with images.")
-    if told:
-        logger.info("skipped: %s", told)
+        told = f" ({counted(skipped)})" if skipped else ""
+        raise DataError(f"The input folder holds no file{told}. Give input=DIR with images.")
     return source, found
 
 
-def units_in(source: Path, preprocess: FilmPreprocess | VolumePreprocess) -> list[Unit]:
+def counted(skipped: Mapping[str, int]) -> str:
+    """Return "2 not an image file; 1 link out of the folder" of counts by reason."""
+    return "; ".join(f"{number} {why}" for why, number in sorted(skipped.items()))
+
+
+def units_in(
+    source: Path, preprocess: FilmPreprocess | VolumePreprocess, skipped: Counter[str] | None = None
+) -> list[Unit]:
     """Return what a file or folder asks to be predicted, named as an index of that folder names it.
 
     A film is judged whatever lies beside it; volumes are those of `medvit.dataset.rows`, refused ones among them.
+    What is no unit is counted in `skipped` by reason, or logged where that is not given.
     """
     from medvit.dataset import pseudonym, scan
     from medvit.dicom.policy import Accept
 
-    root, found = _found(source)
+    told: Counter[str] = Counter() if skipped is None else skipped
+    root, found = _found(source, told)
     takes = Accept(min_side=0, burned_in="accept")  # what the model takes is for its bundle to say
     rows = scan.read_chunk(root, found, pseudonym.load(), takes)
     units = [
@@ -76,10 +82,14 @@ def units_in(source: Path, preprocess: FilmPreprocess | VolumePreprocess) -> lis
         for place, (one, row) in enumerate(zip(found, rows, strict=True), 1)
     ]  # fmt: skip
     if isinstance(preprocess, FilmPreprocess):
-        return _taken(units, rows, preprocess.policy.accept.exposure)
-    skipped = [unit for unit, row in zip(units, rows, strict=True) if row["code"] == "I-SKIP"]
-    volumes = _volumes(root, rows, {one.name: place for place, one in enumerate(found, 1)}, preprocess)
-    return sorted(skipped + volumes, key=lambda unit: min(unit.places))
+        units = _taken(units, rows, preprocess.policy.accept.exposure)
+    else:
+        no_image = [unit for unit, row in zip(units, rows, strict=True) if row["code"] == "I-SKIP"]
+        volumes = _volumes(root, rows, {one.name: place for place, one in enumerate(found, 1)}, preprocess, told)
+        units = sorted(no_image + volumes, key=lambda unit: min(unit.places))
+    if skipped is None and told:
+        logger.info("skipped: %s", counted(told))
+    return units
 
 
 def _taken(units: list[Unit], rows: list[dict[str, Any]], exposure: str) -> list[Unit]:
@@ -93,7 +103,13 @@ def _taken(units: list[Unit], rows: list[dict[str, Any]], exposure: str) -> list
     return [dataclasses.replace(one, refusal=second.get(place, one.refusal)) for place, one in enumerate(units)]
 
 
-def _volumes(root: Path, rows: list[dict[str, Any]], place: dict[str, int], preprocess: VolumePreprocess) -> list[Unit]:
+def _volumes(
+    root: Path,
+    rows: list[dict[str, Any]],
+    place: dict[str, int],
+    preprocess: VolumePreprocess,
+    skipped: Counter[str],
+) -> list[Unit]:
     import pandas as pd
 
     from medvit.dataset.rows import rows_of_scan
@@ -102,7 +118,7 @@ def _volumes(root: Path, rows: list[dict[str, Any]], place: dict[str, int], prep
     policy = SeriesPolicy(**preprocess.series)
     made = rows_of_scan(pd.DataFrame(rows), root, counts, kind="volume", policy=policy)
     if copies := made.counts.get("copy of the same object"):
-        logger.info("skipped: %d copies of the same object", copies)
+        skipped["copy of the same object"] += copies
     units = []
     for row in [*made.images.to_dict("records"), *made.excluded.to_dict("records")]:
         files = tuple(root / name for name in row["files"])

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from medvit import atomic_file
+from medvit.command_line import anywhere, command_line
 from medvit.errors import DataError
 from medvit.types import Facts
 
@@ -84,10 +85,8 @@ def read(folder: Path) -> Manifest:
 
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise DataError(
-            "manifest: the data folder holds no manifest.parquet; run first "
-            "python -m medvit.index data.root=DIR data.folder=DIR"
-        )
+        line = anywhere(command_line("index", {"data.root": "DIR", "data.folder": folder}))
+        raise DataError(f"manifest: the data folder holds no manifest.parquet; index the images (DIR) first: {line}")
     try:
         stored = parquet.read_table(path)
         meta = json.loads((stored.schema.metadata or {})[_META])

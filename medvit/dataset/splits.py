@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medvit.command_line import anywhere, command_line
 from medvit.config_words import nearest
 from medvit.dataset.manifest import IDENTITY, Manifest, replace_file
 from medvit.dataset.stratify import assign, binned, categories
@@ -131,22 +132,18 @@ def read(folder: Path, manifest: Manifest) -> Splits:
     """Read `splits.parquet` and refuse it if it was altered or made for another manifest."""
     import pyarrow.parquet as pq
 
-    path = folder / "splits.parquet"
+    path, again = folder / "splits.parquet", anywhere(command_line("split", {"data.folder": folder}))
     if not path.is_file():
-        raise SplitError(
-            "splits.parquet is missing from data.folder; run `python -m medvit.split data.folder=DIR` first"
-        )
+        raise SplitError(f"splits.parquet is missing from data.folder; divide the patients first: {again}")
     stored = pq.read_table(path)
     meta = {key.decode(): value.decode() for key, value in (stored.schema.metadata or {}).items()}
     splits = Splits(stored.to_pandas(), meta.get("manifest", ""), json.loads(meta.get("spec", "{}")))
     if splits.digest != meta.get("digest"):
-        raise SplitError(
-            "splits.parquet was altered after it was written; run `python -m medvit.split data.folder=DIR` again"
-        )
+        raise SplitError(f"splits.parquet was altered after it was written; divide the patients again: {again}")
     if splits.manifest_digest != manifest.digest:
         raise SplitError(
             f"the manifest changed (now {manifest.digest[:12]}, the split was made for {splits.manifest_digest[:12]}); "
-            "run `python -m medvit.split data.folder=DIR` again; results before and after are not comparable"
+            f"results before and after are not comparable; divide the patients again: {again}"
         )
     return splits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -106,6 +107,23 @@ def signature(findings: tuple[str, ...]) -> Any:
     return ModelSignature(inputs=Schema([ColSpec(DataType.binary, "dicom")]), outputs=Schema([*fixed, *outputs]))
 
 
+def refuse_name(name: str, alias: str) -> None:
+    """Refuse a name or alias that MLflow would refuse, before anything is made under it.
+
+    Raises:
+        RunError: an alias of MLflow's own (latest, v1, v2, ...), or characters that it does not take.
+    """
+    problems = []
+    if not name.strip() or set(name) & set("/:"):
+        problems.append(f"name={name!r}: expected a name without / and :")
+    if not re.fullmatch(r"[\w-]{1,255}", alias):
+        problems.append(f"alias={alias!r}: expected letters, digits, _ and -")
+    elif re.fullmatch(r"latest|v\d+", alias.lower()):
+        problems.append(f"alias={alias!r}: MLflow keeps latest and v1, v2, ... for itself; take e.g. alias=candidate")
+    if problems:
+        raise RunError(f"nothing is registered; {'; '.join(problems)}")
+
+
 def register(run: Run, model_id: str, name: str, alias: str, tags: Mapping[str, str] | None = None) -> str:
     """Make the model a version of the registered model `name`, point `alias` at it, and return the version number.
 
@@ -114,6 +132,7 @@ def register(run: Run, model_id: str, name: str, alias: str, tags: Mapping[str, 
     """
     from mlflow.exceptions import MlflowException
 
+    refuse_name(name, alias)
     client = run.client
     try:
         if not client.search_registered_models(filter_string=f"name = '{name}'"):

@@ -140,5 +140,18 @@ def test_only_what_was_evaluated_may_leave(run, report) -> None:
 
 def test_a_name_mlflow_does_not_take_is_a_run_error(bundle, run) -> None:
     logged = model.log(run, bundle, "test opacity", ("opacity",))
-    with pytest.raises(RunError, match="refuses to register"):
+    with pytest.raises(RunError, match="nothing is registered; name='a/b:c'"):
         model.register(run, logged.model_id, "a/b:c", "candidate")
+
+
+@pytest.mark.parametrize("alias", ["latest", "Latest", "v1", "V12", "", "a b"])
+def test_an_alias_that_mlflow_keeps_or_refuses_leaves_no_version_behind(bundle, runs, run, alias) -> None:
+    from medvit.register import register
+
+    logged = model.log(run, bundle, "test opacity", ("opacity",))
+    with pytest.raises(RunError, match=f"nothing is registered; alias='{alias}'"):
+        model.register(run, logged.model_id, "pneu monia", alias)
+    with pytest.raises(RunError, match="nothing is registered"):
+        register(run.id, "pneu monia", alias, runs)
+    assert run.client.search_model_versions("name = 'pneu monia'") == []
+    assert not run.client.search_registered_models("name = 'pneu monia'")
