@@ -74,7 +74,8 @@ class Cache:
             listed = "; ".join(f"{record.uid}: {record.bad}" for record in refused[:20])
             raise CacheError(
                 f"{len(refused)} of {len(records)} rows cannot be read: {listed}"
-                f"{' ...' if len(refused) > 20 else ''}; repair or remove them, or set data.on_bad=exclude"
+                f"{' ...' if len(refused) > 20 else ''}; repair or remove them (column files of manifest.parquet in "
+                "data.folder names the file of each), or set data.on_bad=exclude"
             )
         built = cls(rows.reset_index(drop=True), records, Path(root), preprocess, cache_home(folder, preprocess))
         built.excluded.to_csv(built.home / "excluded.csv", index=False)

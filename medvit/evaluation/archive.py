@@ -6,7 +6,9 @@ they stand in the page only.
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ from medvit.report.figures import Figure
 from medvit.report.page import Extras, Section
 from medvit.report.table import NAN, Table, plain
 
+log = logging.getLogger(__name__)
 _FILE, _BASELINES, _TRAIN = "extras.json", "baselines.parquet", "train.parquet"
+_TABLE_OF = {"robustness": "robustness", "ood": "ood", "explain": "faithfulness"}  # by which a section is known
 _AUDITED = ("uid", "patient", "study", "pixel_sha256")
 
 
@@ -71,6 +75,32 @@ def load_archive(folder: Path) -> Extras:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EvaluationError("extras.json or a table beside it is damaged; evaluate the run again") from error
+
+
+def set_aside(out: Path, asked: Mapping[str, Any], given: bool) -> None:
+    """Keep an earlier report of `out` that has sections which the one to come leaves out: its folder is renamed.
+
+    asked: conf/evaluate.yaml, sections. given: `out` was given and may hold more than a report.
+
+    Raises:
+        EvaluationError: such a report in a folder that was given, or a folder that cannot be renamed.
+    """
+    try:
+        tables = set(json.loads((out / "report.json").read_text("utf-8"))["tables"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no report that anyone could lose
+    lost = ", ".join(f"sections.{name}" for name, table in _TABLE_OF.items() if table in tables and not asked[name])
+    if not lost:
+        return
+    if given:
+        raise EvaluationError(f"out has a report with what is left out now ({lost}); give another out=DIR to keep it")
+    places = (out.with_name(f"{out.name}_earlier{number or ''}") for number in itertools.count())
+    place = next(place for place in places if not place.exists())
+    try:
+        out.rename(place)
+    except OSError as error:
+        raise EvaluationError(f"the earlier report cannot be kept ({error.strerror}); give another out=DIR") from error
+    log.warning("the report that was here has what is left out now (%s): it is kept in %s", lost, place)
 
 
 def _section(data: Mapping[str, Any], folder: Path) -> Section:

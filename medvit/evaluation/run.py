@@ -158,7 +158,7 @@ def evaluate_run(settings: dict[str, Any], spec_of: Any, run_id: str | None = No
         RunError: no such run, or it is unfinished. EvaluationError: see `medvit.evaluation.protocol`.
     """
     from medvit.engine.checkpoint import load_run
-    from medvit.evaluation import protocol
+    from medvit.evaluation import archive, protocol
     from medvit.evaluation.external_validation import frozen_before, refuse_swapped
     from medvit.tracking import evaluation_seal, uploader
     from medvit.tracking import run as tracking
@@ -179,6 +179,7 @@ def evaluate_run(settings: dict[str, Any], spec_of: Any, run_id: str | None = No
         frozen = before[0] if before and site else None
         recorded = before[1] if before and site else None
         extras = _extras(evaluation, run, before)
+        archive.set_aside(out, settings["sections"], given=bool(settings["out"]))
         report = protocol.evaluate_predictions(
             evaluation.validation(file), evaluation.open_test, spec, out, recorded=recorded, frozen=frozen,
             extras=extras, split=split,

@@ -16,6 +16,8 @@ from medvit.dataset.manifest import KEPT, LABEL, label_text
 from medvit.quality.measures import Measured
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
+UNDECODABLE = "undecodable.csv"
+_NAMED = 20  # images that a sentence names; the table has all
 _ENOUGH = 12  # images of one kind before one of them can be called unlike the others
 _FRONTAL = {"PA": "frontal", "AP": "frontal", "": "any"}
 
@@ -43,7 +45,7 @@ def findings(table: pd.DataFrame, measured: Measured, excluded: int) -> list[Fin
     """Judge the whole set; worst findings first."""
     measures = measured.table
     found = [
-        _refused(measures, excluded, len(table)),
+        _refused(table, measures, excluded),
         *_copies(table, measures, measured.sketch),
         *_outliers(table, measures, measured.small),
         _dark(measures),
@@ -60,14 +62,19 @@ def _rows(flags: pd.Series | NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(int(row) for row in np.flatnonzero(np.asarray(flags)))
 
 
-def _refused(measures: pd.DataFrame, excluded: int, count: int) -> Finding:
-    bad = measures["code"] != ""
+def _refused(table: pd.DataFrame, measures: pd.DataFrame, excluded: int) -> Finding:
+    bad, count = measures["code"] != "", len(table)
     codes = ", ".join(f"{code} {number}" for code, number in measures.loc[bad, "code"].value_counts().items())
     share = (excluded + bad.sum()) / max(count + excluded, 1)
     text = f"{excluded} objects are left out by their header; {int(bad.sum())} of {count} images do not decode"
     text += f" ({codes})" if codes else ""
     level = FAIL if bad.any() or share > 0.1 else WARN if excluded else PASS
-    return Finding("Readable", level, text, "see exclusions.csv; export the objects again", _rows(bad))
+    advice = "see exclusions.csv; export the objects again"
+    if bad.any():
+        named = ", ".join(uid[:12] for uid in table.loc[bad.to_numpy(), "uid"][:_NAMED])
+        text += f": {named}{' ...' if bad.sum() > _NAMED else ''}"
+        advice = f"{UNDECODABLE} lists them, column files of manifest.parquet names their files; train stops at them"
+    return Finding("Readable", level, text, advice, _rows(bad))
 
 
 def _copies(table: pd.DataFrame, measures: pd.DataFrame, sketches: NDArray[np.uint8]) -> list[Finding]:

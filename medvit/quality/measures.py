@@ -25,8 +25,8 @@ _TEXT_RUN = {False: 5, True: 7}  # letters on a line, of films and of volumes (f
 class Measured(NamedTuple):
     """Of n images: one row of measures each, the picture [n 32 32], and the sketch [n 96 96] that copies share (uint8).
 
-    Columns: code (refusal while decoding, "" if none), black, white (shares of pixels at the ends), spread (standard
-    deviation, 0 to 0.5), text (a line of letters is suspected), exact (SHA-256 of the pixels).
+    Columns: code and found (refusal while decoding, "" if none), black, white (shares of pixels at the ends), spread
+    (standard deviation, 0 to 0.5), text (a line of letters is suspected), exact (SHA-256 of the pixels).
     """
 
     table: pd.DataFrame
@@ -43,12 +43,12 @@ def measure(manifest: Manifest, workers: int = 1, progress: Callable[[int], obje
 
 def measure_one(item: Item) -> dict[str, Any]:
     """Return the measures of one image; a refusal while decoding becomes its `code`."""
-    empty = {"code": "", "black": 0.0, "white": 0.0, "spread": 0.0, "text": False, "exact": ""}
+    empty = {"code": "", "found": "", "black": 0.0, "white": 0.0, "spread": 0.0, "text": False, "exact": ""}
     blank = {"small": np.zeros((SMALL, SMALL), np.uint8), "sketch": np.zeros((SIDE, SIDE), np.uint8)}
     try:
         image = read_image(item)
     except DicomRefusal as refusal:
-        return {**empty, "code": refusal.code, **blank}
+        return {**empty, "code": refusal.code, "found": refusal.found, **blank}
     pixels = np.asarray(np.round(image * 255), np.uint8)
     small = cv2.resize(pixels, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
     return {

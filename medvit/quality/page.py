@@ -18,7 +18,7 @@ from medvit.dataset.fingerprint import Item, items, read_image
 from medvit.dataset.manifest import KEPT, LABEL, Manifest, replace_file
 from medvit.dicom.tags import uid_name
 from medvit.errors import DicomRefusal
-from medvit.quality.findings import FAIL, WARN, Finding, findings
+from medvit.quality.findings import FAIL, UNDECODABLE, WARN, Finding, findings
 from medvit.quality.measures import measure
 
 REPORT = "quality.html"
@@ -49,10 +49,14 @@ def write(
 ) -> list[Finding]:
     """Decode every image once, judge the set, write `folder/quality.html`, and return the findings.
 
+    Images that do not decode are listed in `folder/undecodable.csv`: uid (pseudonym), kind, code, found.
+
     `excluded` and `counts` are what the index refused and skipped. Raises DataError when the page cannot be written.
     """
     measured = measure(manifest, workers, progress)
-    measures, found = measured.table, findings(manifest.table, measured, len(excluded))
+    refused = int((~excluded["code"].str.startswith("I-")).sum())
+    measures, found = measured.table, findings(manifest.table, measured, refused)
+    _write_undecodable(manifest.table, measures, folder / UNDECODABLE)
     pictures = Pictures(manifest, measures)
     values = {
         "images": len(manifest.table),
@@ -69,6 +73,14 @@ def write(
     }
     write_page("quality.html", values, folder / REPORT)
     return found
+
+
+def _write_undecodable(table: pd.DataFrame, measures: pd.DataFrame, path: Path) -> None:
+    bad = (measures["code"] != "").to_numpy()
+    path.unlink(missing_ok=True)
+    if bad.any():
+        listed = pd.concat([table[["uid", "kind"]].reset_index(drop=True), measures[["code", "found"]]], axis=1)[bad]
+        replace_file(path, lambda draft: listed.to_csv(draft, index=False))
 
 
 def write_page(template: str, values: dict[str, Any], path: Path) -> None:
@@ -164,5 +176,10 @@ def _label_bars(table: pd.DataFrame) -> list[Bars]:
 
 def summary(found: list[Finding]) -> str:
     """Return the findings that are no pass as lines of text."""
-    lines: list[Any] = [f"{one.level.upper()} {one.name}: {one.text}" for one in found if one.level in {WARN, FAIL}]
+    lines: list[Any] = [
+        f"{one.level.upper()} {one.name}: {one.text}; {one.advice}" if one.rows and one.name == "Readable"
+        else f"{one.level.upper()} {one.name}: {one.text}"
+        for one in found
+        if one.level in {WARN, FAIL}
+    ]  # fmt: skip
     return "\n".join(lines or ["quality: all pass"])

@@ -24,7 +24,7 @@ from medvit.model.vit import ViT
 from medvit.phantom.films import write_films
 from medvit.prediction.spec import from_json
 from medvit.preprocess.film import FilmPreprocess
-from medvit.report.page import Extras, Section
+from medvit.report.page import Extras, Section, write
 from medvit.report.table import Table
 from medvit.split import split
 from medvit.task.binary import Binary
@@ -151,6 +151,24 @@ def test_sections_of_a_closed_test_side_are_refused():
     trial._tested = None
     with pytest.raises(EvaluationError, match="the test side is closed"):
         trial.sections(None, None)
+
+
+def test_a_report_is_never_replaced_by_one_that_leaves_out_its_sections(evaluated, tmp_path, caplog):
+    full = {"robustness": True, "ood": True, "explain": True}
+    part = {**full, "robustness": False, "explain": False}
+    for name in ("evaluation_test", "evaluation_test_earlier"):
+        out = tmp_path / "evaluation_test"
+        write(evaluated[0], out)
+        before = (out / "report.json").read_bytes()
+        archive.set_aside(out, full, given=False)
+        with pytest.raises(EvaluationError, match=r"sections\.robustness, sections\.explain.*give another out=DIR"):
+            archive.set_aside(out, part, given=True)
+        assert (out / "report.json").read_bytes() == before
+        archive.set_aside(out, part, given=False)
+        kept = tmp_path / f"evaluation_test_earlier{'1' * (name != 'evaluation_test')}"
+        assert not out.exists()
+        assert (kept / "report.json").read_bytes() == before
+        assert f"(sections.robustness, sections.explain): it is kept in {kept}" in caplog.text
 
 
 def test_sections_made_late_stand_with_those_given(evaluated, tmp_path):

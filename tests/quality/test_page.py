@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medvit.dataset import manifest
 from medvit.dicom.read import read_film
 from medvit.index import index
 from medvit.phantom import films
@@ -93,6 +94,31 @@ def test_too_many_images_for_near_duplicates_are_said(judged, monkeypatch):
     found = judged()["Near duplicates"][0]
     assert found.level == "warn"
     assert "not sought: 30 images" in found.text
+
+
+def test_a_film_cut_short_is_named_by_the_report_and_its_file_is_found(tmp_path, caplog):
+    films.write_films(tmp_path / "set", patients=6, seed=1)
+    torn = min((tmp_path / "set").rglob("IM*"))
+    torn.write_bytes(torn.read_bytes()[:-3000])
+    caplog.set_level("INFO")
+    made = index(tmp_path / "set" / "dicom", tmp_path / "out", on_bad="skip", report=True).table
+    listed = pd.read_csv(tmp_path / "out" / "undecodable.csv")
+    assert list(listed["code"].str[:2]) == ["E-"]
+    row = made.set_index("uid").loc[listed["uid"][0]]
+    assert tmp_path / "set" / "dicom" / str(row["files"][0]) == torn
+    assert f"1 of {len(made)} images do not decode ({listed['code'][0]} 1): {listed['uid'][0][:12]}" in caplog.text
+    assert "undecodable.csv lists them, column files of manifest.parquet names their files" in caplog.text
+    torn.unlink()
+    index(tmp_path / "set" / "dicom", tmp_path / "out", report=True)
+    assert not (tmp_path / "out" / "undecodable.csv").exists()
+
+
+def test_films_left_out_as_asked_are_no_failure_of_reading(judged, tmp_path):
+    judged()
+    made = manifest.read(tmp_path / "out")
+    left_out = pd.DataFrame({"code": ["I-LABEL"] * 30, "found": ["no row of the label table"] * 30})
+    found = quality.write(made, tmp_path / "out", left_out, {})
+    assert next(one.level for one in found if one.name == "Readable") == "pass"
 
 
 def test_a_label_that_the_site_gives_away_fails(judged):
