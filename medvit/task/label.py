@@ -49,9 +49,10 @@ def label_numbers(
     Raises:
         DataError: columns that are not there, or unknown values (E-LABEL); all of them in one message.
     """
-    problems = _absent(frame, names)
+    if problems := _absent(frame, names):
+        raise DataError("\n".join([*problems, "Give the column's name as labels.target=[NAME], or index with it."]))
     columns = []
-    for name in names if not problems else ():
+    for name in names:
         raw = frame[f"label.{name}"]
         empty = (raw.isna() | (raw.astype(str).str.strip() == "")).to_numpy(bool)
         spelt = np.array([canonical_text(value) for value in raw.to_numpy(object)], dtype=object)

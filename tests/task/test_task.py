@@ -163,7 +163,9 @@ def test_counts_per_label_go_to_the_log(path, caplog):
 
 def test_problems_of_all_labels_come_in_one_message_with_the_nearest_name():
     rows = frame().rename(columns={"label.y": "label.effusion"})
-    with pytest.raises(DataError, match=r"label efusion is not in the manifest.*did you mean 'effusion'"):
+    with pytest.raises(
+        DataError, match=r"(?s)label efusion is not in the manifest.*did you mean 'effusion'.*labels.target=\[NAME\]"
+    ):
         Multilabel(["x", "efusion"]).encode(rows)
     rows = frame().assign(**{"label.x": 7, "label.y": "?"})
     with pytest.raises(DataError) as error:
