@@ -10,7 +10,7 @@ from typing import Any
 
 from medvit.config_known import absent, flat, of_command, unknown, unread, unused
 from medvit.config_targets import hydra_problems, refusals, target_problems, targets, trust_only
-from medvit.config_words import completed, nearest, nearest_setting, setting_with
+from medvit.config_words import completed, nearest, nearest_setting, setting_with, words_with
 from medvit.errors import MedvitError
 from medvit.mlflow_server import store_problems
 
@@ -85,7 +85,9 @@ def _composed(
             defaults = dict(flat(OmegaConf.to_container(base)))
             texts = _texts(folder, name)
             wrong = {
-                o.input_line: said for o in overrides if o not in groups and (said := _bad_key(o, defaults, texts))
+                o.input_line: said
+                for o in overrides
+                if o not in groups and (said := _bad_key(o, defaults, texts, folder))
             }
             problems += [problem for found in wrong.values() for problem in found]
             used = [o for o in overrides if o.input_line not in wrong]
@@ -259,14 +261,14 @@ def _texts(folder: Path, name: str) -> list[str]:
     return [own, *(text for text in found if text.startswith("# @package _global_"))]
 
 
-def _bad_key(override: Any, defaults: dict[str, Any], texts: list[str]) -> list[str]:
+def _bad_key(override: Any, defaults: dict[str, Any], texts: list[str], folder: Path) -> list[str]:
     key = override.key_or_group
     if key.startswith("hydra.") or override.is_add() or override.is_force_add():
         return []
     if defaults.get(key.rpartition(".")[0]) == {}:
         return [f"{key} is not set by default; give it with a plus: +{key}=..."]
     if key not in defaults:
-        return [f"'{key}' is not a setting{nearest_setting(key, defaults)}"]
+        return [f"'{key}' is not a setting{words_with(folder, key) or nearest_setting(key, defaults)}"]
     if override.is_delete():
         return []
     if isinstance(defaults[key], dict) and defaults[key] and isinstance(override.value(), str):

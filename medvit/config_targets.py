@@ -9,7 +9,9 @@ import ast
 import functools
 import importlib
 import importlib.util
+import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,11 +55,24 @@ def refusals(targets: Iterable[str], folder: Path, groups: Sequence[str] = ()) -
     """Return the targets that no file of conf/ names, in one of `groups` where these are given, and nobody trusts."""
     shipped = _shipped(folder, groups)
     return [
-        f"_target_ {target} is none of the classes that conf/ names{nearest(target, shipped, 0.8)}; if you trust its "
-        f"code, add trust=[{target}] to the command line, the only place where trust counts"
+        _no_module(target)
+        if target.isidentifier()
+        else f"_target_ {target} is none of the classes that conf/ names{nearest(target, shipped, 0.8)}; if you trust "
+        f"its code, add trust=[{target}] to the command line, the only place where trust counts"
         for target in dict.fromkeys(targets)
         if needs_trust(target, folder, groups) and TARGETS.get(target, target) not in _TRUSTED
     ]
+
+
+def _no_module(name: str) -> str:
+    """Say where a class is that is named without its module, by MONAI's list of transforms, which is not imported."""
+    found = importlib.util.find_spec("monai")
+    file = Path(str(found.origin)).parent / "transforms" / "__init__.py" if found and found.origin else Path()
+    known = set(re.findall(r"\b[A-Z]\w+", file.read_text(encoding="utf-8"))) if file.is_file() else set()
+    if name in known:
+        return f"_target_ {name} names no module; write monai.transforms.{name}"
+    close = nearest(name, known, 0.8).replace("'", "'monai.transforms.", 1)
+    return f"_target_ {name} names no module{close}; expected the module too, such as my_steps.{name}"
 
 
 def needs_trust(target: str, folder: Path, groups: Sequence[str] = ()) -> bool:
@@ -87,7 +102,23 @@ def made(node: Any) -> Any:
     found = imported(node["_target_"])
     kept = getattr(found, "AS_WRITTEN", ())
     values = {key: value if key in kept else made(value) for key, value in node.items() if key != "_target_"}
-    return found(*values.pop("_args_", ()), **values)
+    try:
+        return found(*values.pop("_args_", ()), **values)
+    except TypeError as error:
+        if strange := _not_taken(found, values):
+            raise ConfigError(f"{node['_target_']} cannot be built: {'; '.join(strange)}") from error
+        raise
+
+
+def _not_taken(kind: Any, values: dict[str, Any]) -> list[str]:
+    """Return the arguments that a class or function has no parameter for, with the nearest it has."""
+    try:
+        known = inspect.signature(kind).parameters
+    except (TypeError, ValueError):
+        return []
+    if any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        return []
+    return [f"it takes no '{key}'{nearest(key, known)}" for key in values if key not in known]
 
 
 def imported(target: str) -> Any:
@@ -98,10 +129,13 @@ def imported(target: str) -> Any:
             f"need it, add trust=[{target}] to the command line"
         )
     module, _, name = target.rpartition(".")
+    if not module:
+        raise ConfigError(_no_module(name))
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"_target_ {target} does not exist: {error}") from error
+        there = [f"{module}.{one}" for one in dir(sys.modules.get(module))] if isinstance(error, AttributeError) else []
+        raise ConfigError(f"_target_ {target} does not exist: {error}{nearest(target, there, 0.8)}") from error
 
 
 def hydra_problems(asked: Any, shipped: Any) -> list[str]:

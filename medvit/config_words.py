@@ -199,7 +199,7 @@ def nearest(word: object, words: Iterable[object], alike: float = 0.5) -> str:
 
 def nearest_setting(key: str, settings: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the setting that `key` stands for: a synonym, the same last word, or alike."""
-    known = sorted(settings)
+    known = sorted(one for one in settings if "target" in key or not one.endswith("._target_"))
     key = re.sub(r"\._\w+_$", "", key)
     last = key.rpartition(".")[2].lower()
     meant = [setting for word in (key.lower(), last) for setting, words in _MEANT.items() if word in words.split()]
@@ -209,6 +209,15 @@ def nearest_setting(key: str, settings: Iterable[str]) -> str:
             return f"; did you mean '{min(ends, key=len)}'?"
     within = [one for one in known if one.rpartition(".")[0] == key.rpartition(".")[0]]
     return nearest(key, within) or nearest(key, known, 0.6) or nearest(last, known, 0.6)
+
+
+def words_with(folder: Path, key: str) -> str:
+    """Return "; that is a setting of ..." for the words of a group in `folder` (conf/) that have the setting `key`."""
+    group, _, name = key.partition(".")
+    files = sorted((folder / group).glob("*.yaml")) if name and "." not in name else []
+    wanted = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    have = [f"{group}={one.stem}" for one in files if wanted.search(one.read_text(encoding="utf-8"))]
+    return f"; {' and '.join(have)} have it: give one of them too" if 0 < len(have) < 4 else ""
 
 
 def setting_with(group: str, word: object, texts: Iterable[str]) -> str:

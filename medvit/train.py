@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from medvit.engine.fit import Fitted
     from medvit.tracking.run import Run
 
+_ADDED = {"preprocess": ("after_reading", "after_resampling", "before_normalisation"), "augment": ("more",)}
 _NOT_SOLVED = ("optim.plan", "trainer.epochs", "trainer.patience", "trainer.skip_non_finite", "trainer.auto_batch")
 
 
@@ -37,7 +38,8 @@ def trial(settings: dict[str, Any]) -> list[str]:
     shipped = named(conf_dir())
     groups = ("preprocess", "augment", "model", "optimizer", "scheduler")
     foreign = {one for group in groups for one in targets(settings[group]) if one not in shipped[group]}
-    if not foreign and not any(node for group in GIVEN for node in settings[group].values()):
+    added = [(settings[part] or {}).get(key) for part, keys in _ADDED.items() for key in keys]
+    if not foreign and not any(added) and not any(node for group in GIVEN for node in settings[group].values()):
         return []
     from medvit.engine.build import problems_of_added
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.augment.fused import CHANCES, Fused, Geometry
-from medvit.augment.monai_random import Monai
-from medvit.config_targets import imported, made
+from medvit.augment.monai_random import Monai, no_nodes
+from medvit.errors import ConfigError
 from medvit.preprocess.chain import Node, Planned, differences, flat
 from medvit.preprocess.steps import made_by
 
@@ -40,7 +40,7 @@ def fused_nodes(fused: Fused) -> list[Node]:
 
 def compose(fused: Fused) -> Monai:
     """Return the fused chain as plain MONAI runs it, plane by plane."""
-    return _monai(fused_nodes(fused), in_plane=True)
+    return Monai(fused_nodes(fused), in_plane=True)
 
 
 @dataclass(frozen=True)
@@ -59,29 +59,22 @@ class FusedChain(Fused):
         """Compile the list: what runs before the fused code and after it, or all of it in MONAI."""
         super().__post_init__()
         fused = fused_nodes(self)
-        nodes = [dict(node) for node in flat(self.transforms)] or [*fused, *map(dict, self.more)]
+        given = list(flat(self.transforms)) or [*fused, *self.more]
+        if wrong := no_nodes(self.more, "augment.more") or no_nodes(given, "augment.transforms"):
+            raise ConfigError("; ".join(wrong))
+        nodes = [dict(node) for node in given]
         start = next((at for at in range(len(nodes)) if _same(nodes[at : at + len(fused)], fused)), None)
         whole = start is None
         at, end = (0, 0) if start is None else (start, start + len(fused))
-        before, after = [_monai(part, whole) if part else None for part in (nodes[:at], nodes[end:])]
+        last = ("augment.more", 0) if nodes[end:] == [*map(dict, self.more)] else ("augment.transforms", end)
+        before, after = _parts([(nodes[:at], "augment.transforms", 0), (nodes[end:], *last)], whole)
         plan = [Planned(node["_target_"], *([] if at <= n < end else _row(node))) for n, node in enumerate(nodes)]
-        own = nodes[end:] == [*map(dict, self.more)]
-        parts = [
-            ("augment.transforms", 0, before),
-            ("augment.more", 0, after) if own else ("augment.transforms", end, after),
-        ]
-        made = [part for part in parts if part[2] is not None]
-        for name, value in {
-            "_before": before,
-            "_after": after,
-            "_whole": whole,
-            "plan": plan,
-            "in_monai": made,
-        }.items():
+        found = {"_before": before, "_after": after, "_whole": whole, "plan": plan}
+        for name, value in {**found, "in_monai": [part for part in (before, after) if part is not None]}.items():
             object.__setattr__(self, name, value)
 
     plan: ClassVar[list[Planned]]
-    in_monai: ClassVar[list[tuple[str, int, Monai]]]
+    in_monai: ClassVar[list[Monai]]
     _before: ClassVar[Monai | None]
     _after: ClassVar[Monai | None]
     _whole: ClassVar[bool]
@@ -101,22 +94,18 @@ class FusedChain(Fused):
         return images
 
 
-def _monai(nodes: Sequence[Mapping[str, Any]], in_plane: bool) -> Monai:
-    """Build the transforms of a part of the list, for the key "image" where none is named."""
-    return Monai([made(_keyed(node)) for node in nodes], in_plane)
-
-
-def _keyed(node: Any) -> Any:
-    """Return a node with the key "image" where none is named, also in what a OneOf or a Compose holds."""
-    from monai.transforms.transform import MapTransform
-
-    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        return node
-    kind = imported(node["_target_"])
-    key = {"keys": "image"} if isinstance(kind, type) and issubclass(kind, MapTransform) else {}
-    held = node.get("transforms")
-    within = {"transforms": [_keyed(one) for one in held]} if isinstance(held, list | tuple) else {}
-    return {**key, **node, **within}
+def _parts(lists: Sequence[tuple[Sequence[Node], str, int]], in_plane: bool) -> list[Monai | None]:
+    """Return what runs in MONAI of lists (nodes, name, how many stand before them); raises ConfigError for all."""
+    found: list[Monai | None] = []
+    wrong = []
+    for nodes, where, before in lists:
+        try:
+            found.append(Monai(nodes, in_plane, where, before) if nodes else None)
+        except ConfigError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return found
 
 
 def _row(node: Node) -> tuple[str, str]:

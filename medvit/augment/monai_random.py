@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvit.augment.random_streams import stream_keys
+from medvit.config_targets import imported, made
 from medvit.errors import ConfigError
 from medvit.preprocess.chain import Planned
 from medvit.preprocess.steps import made_by
@@ -23,16 +24,22 @@ _log = logging.getLogger(__name__)
 class Monai:
     """Apply `transforms` (array transforms, or dictionary transforms with the key "image") to display values in [0, 1].
 
-    Each thread works on its own copy, so that draws depend on nothing but the sample. Values are clipped to [0, 1] and
-    rounded back to integers. in_plane: each plane of a volume is changed alike, as a channel of an image. A flip or
-    quarter turn is warned of: it changes what is left and right. Raises ConfigError for an empty list and for
-    transforms that change the shape or mix images.
+    They may be nodes of a config, in which the key may be left out. Each thread works on its own copy, so that draws
+    depend on nothing but the sample. Values are clipped to [0, 1] and rounded back to integers. in_plane: each plane of
+    a volume is changed alike, as a channel of an image. A flip or quarter turn is warned of: it changes what is left
+    and right. where, before: the name of the list in errors, and how many steps stand before these there. Raises
+    ConfigError for an empty list and for transforms that cannot be built, change the shape or mix images.
     """
 
-    def __init__(self, transforms: Sequence[Any], in_plane: bool = False) -> None:
+    AS_WRITTEN: ClassVar[tuple[str, ...]] = ("transforms",)
+
+    def __init__(
+        self, transforms: Sequence[Any], in_plane: bool = False, where: str = "augment.transforms", before: int = 0
+    ) -> None:
         if not transforms:
             raise ConfigError("augment.transforms is empty; name MONAI transforms or choose augment=none")
-        self.transforms, self.in_plane = list(transforms), in_plane
+        self.in_plane, self.where, self.before = in_plane, where, before
+        self.transforms = _all_made(transforms, where, before)
         if wrong := list(_no_augmentation(self.transforms)):
             raise ConfigError("augment: " + "; ".join(wrong))
         self.mirrors = [name for name in _names(self.transforms) if _is_mirror(name)]
@@ -66,7 +73,7 @@ class Monai:
         for number, transform in enumerate(self._local.transforms):
             value = applied(transform, number, value, stream)
             if not changed and tuple(value.shape) != image.shape:
-                changed = f"{type(transform).__name__}, step {number + 1} of those in MONAI, "
+                changed = f"{type(transform).__name__}, {self.where}, step {self.before + number + 1}, "
         found = np.asarray(value)
         if found.shape != image.shape:
             raise ConfigError(
@@ -76,9 +83,9 @@ class Monai:
         return found
 
     @property
-    def in_monai(self) -> list[tuple[str, int, Monai]]:
-        """What runs in MONAI: the name of its list, how many steps of that stand before it, and itself."""
-        return [("augment.transforms", 0, self)]
+    def in_monai(self) -> list[Monai]:
+        """What runs in MONAI: all of it."""
+        return [self]
 
     @property
     def plan(self) -> list[Planned]:
@@ -90,6 +97,49 @@ class Monai:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _local=threading.local())
+
+
+def no_nodes(transforms: Sequence[Any], where: str) -> list[str]:
+    """Return what of a list is no node, such as a name alone."""
+    return [
+        f"{where}, step {number}: {node!r} has no _target_; expected {{_target_: monai.transforms.NAME, "
+        "argument: value}"
+        for number, node in enumerate(transforms, 1)
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str)
+    ]
+
+
+def _all_made(transforms: Sequence[Any], where: str, before: int) -> list[Any]:
+    """Return the transforms of nodes, or as they are; raises ConfigError with all that cannot be built."""
+    found, wrong = list[Any](), list[str]()
+    for number, one in enumerate(transforms, before + 1):
+        name = str(one.get("_target_")) if isinstance(one, Mapping) else ""
+        try:
+            if isinstance(one, str | Mapping) and (lost := no_nodes([one], "")):
+                raise ConfigError(lost[0].partition(": ")[2])
+            found.append(made(_keyed(one)) if isinstance(one, Mapping) else one)
+        except ConfigError as error:
+            wrong.append(f"{where}, step {number}: {error}")
+        except ImportError as error:
+            wrong.append(f"{where}, step {number}: {name} needs a package that is not installed: {error}")
+        except (TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+            wrong.append(f"{where}, step {number}: {name} cannot be built: {' '.join(str(error).split())}")
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return found
+
+
+def _keyed(node: Any) -> Any:
+    """Return a node with the key "image" where none is named, also in what a OneOf or a Compose holds."""
+    from monai.transforms.transform import MapTransform
+
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        return node
+    kind = imported(node["_target_"])
+    key = {"keys": "image"} if isinstance(kind, type) and issubclass(kind, MapTransform) else {}
+    held = node.get("transforms")
+    within = {"transforms": [_keyed(one) for one in held]} if isinstance(held, list | tuple) else {}
+    return {**key, **node, **within}
 
 
 def applied(transform: Any, number: int, image: Any, stream: int) -> Any:

@@ -25,8 +25,8 @@ _OF_AN_IMAGE = (TypeError, ValueError, RuntimeError, KeyError, IndexError, Attri
 Image = NDArray[np.float32]
 
 
-def problems(part: Monai, shape: Sequence[int], where: str, before: int = 0) -> Found:
-    """Try every transform of a part on images [C *S] of `shape`; `before` others stand before it in the list `where`.
+def problems(part: Monai, shape: Sequence[int]) -> Found:
+    """Try every transform of a part on images [C *S] of `shape`.
 
     The random numbers of torch, numpy and Python are as they were afterwards.
     """
@@ -39,7 +39,7 @@ def problems(part: Monai, shape: Sequence[int], where: str, before: int = 0) -> 
     refused, told, changing = list[str](), list[str](), list[str]()
     try:
         for number, transform in enumerate(part.transforms):
-            name = f"{where}, step {before + number + 1}: {type(transform).__name__}"
+            name = f"{part.where}, step {part.before + number + 1}: {type(transform).__name__}"
             found = _of_one(_certain(transform), number, images, name, changing)
             refused += found.refused
             told += found.told
@@ -65,7 +65,8 @@ def _of_one(transform: Any, number: int, images: Sequence[Image], name: str, cha
         count = int(np.clip(_SECONDS / (2 * (time.perf_counter() - start) + 1e-9), 2, wanted))
         before = _global_numbers()
         first = [draw(place) for place in range(count)]
-        drawn = [library for library, (old, new) in _beside(before, _global_numbers()).items() if old != new]
+        after = _global_numbers()
+        drawn = [library for library in before if before[library] != after[library]]
         # in the other order, so that each comes after another image than before
         again = [draw(place) for place in reversed(range(count))][::-1]
         still = [one for one in _not_random(transform) if _changes(one, number, images[0])]
@@ -161,10 +162,6 @@ def _global_numbers() -> dict[str, bytes]:
         "numpy": numpy[1].tobytes() + bytes(str(numpy[2]), "ascii"),
         "random": repr(random.getstate()).encode(),
     }
-
-
-def _beside(one: dict[str, bytes], other: dict[str, bytes]) -> dict[str, tuple[bytes, bytes]]:
-    return {key: (one[key], other[key]) for key in one}
 
 
 _STILL = (

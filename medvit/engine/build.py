@@ -20,7 +20,7 @@ from medvit.config import build
 from medvit.dataset import seen_patients
 from medvit.dataset.manifest import task_hint
 from medvit.engine.cached_features import refuse_augmentation
-from medvit.engine.pipeline import refuse_wrong_augment, refuse_wrong_steps
+from medvit.engine.pipeline import refuse_wrong_augment, refuse_wrong_steps, right_alone
 from medvit.engine.settings.contradictions import RANDOM
 from medvit.engine.settings.precision import precision_of
 from medvit.errors import ConfigError, MedvitError
@@ -96,9 +96,11 @@ def _added(settings: dict[str, Any], problems: Problems, task: Any, network: Any
     """
     preprocess = problems.tried(lambda: build_preprocess(settings, network))
     augment = problems.tried(lambda: build(settings["augment"]) if settings["augment"] else None)
-    if preprocess is not None:
-        problems.tried(lambda: refuse_wrong_steps(preprocess))
-        problems.tried(lambda: refuse_wrong_augment(augment, preprocess))
+    left = preprocess or _rest(lambda: build_preprocess({**settings, **_without(settings, "preprocess")}, network))
+    random_left = augment or _rest(lambda: build(_without(settings, "augment")["augment"]))
+    if left is not None:
+        problems.tried(lambda: refuse_wrong_steps(left))
+        problems.tried(lambda: refuse_wrong_augment(random_left, left))
     curves = problems.tried(lambda: _extensions(settings, task)) if task else None
     if None not in (network, preprocess):
         told = problems.tried(lambda: refuse_untrainable(network, preprocess.shape))
@@ -107,6 +109,18 @@ def _added(settings: dict[str, Any], problems: Problems, task: Any, network: Any
         if told is not None and settings["data"]["unit"] is None:  # a bundle judges one film or series
             problems.tried(lambda: refuse_unexportable(network, preprocess.shape))
     return preprocess, augment, curves
+
+
+def _without(settings: dict[str, Any], part: str) -> dict[str, Any]:
+    return {part: right_alone(settings[part] or {})}
+
+
+def _rest(step: Callable[[], Any]) -> Any:
+    """Return what is left of a part to be tried, or None; what is wrong with the part itself is told already."""
+    try:
+        return step()
+    except (MedvitError, KeyError):
+        return None
 
 
 def _extensions(settings: dict[str, Any], task: Any) -> EpochMetrics | None:

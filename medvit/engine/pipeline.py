@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from medvit.config import build
 from medvit.errors import ConfigError, MedvitError
 from medvit.preprocess import VolumeFiles
-from medvit.preprocess.chain import Planned, plan
-from medvit.preprocess.steps import names, not_exportable
+from medvit.preprocess.chain import Planned, flat, plan
+from medvit.preprocess.steps import PLACES, names, not_exportable, recorded
 
 _log = logging.getLogger(__name__)
 _TRIED = 5  # images of the training side that are timed
@@ -32,6 +33,30 @@ def refuse_wrong_steps(preprocess: Any) -> None:
         raise ConfigError("preprocess: " + "; ".join(found.refused))
 
 
+def right_alone(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a preprocessing or an augmentation without the steps that cannot even be built.
+
+    What is left can be tried, so that a step that does not exist hides none that does the wrong thing.
+    """
+    places = [key for key in ("more", *PLACES) if node.get(key)]
+    lists = [key for key in ("transforms", *places) if isinstance(node.get(key), list)]
+    deterministic = any(key in PLACES for key in node)
+    ours = [step for key in lists for step in flat(node[key]) if key in places or not deterministic]
+    wrong = [step for step in ours if not _can_be_built(step, deterministic)]
+    return {**node, **{key: [step for step in flat(node[key]) if step not in wrong] for key in lists}}
+
+
+def _can_be_built(step: Any, deterministic: bool) -> bool:
+    try:
+        if deterministic:
+            recorded({PLACES[0]: [step]})
+        else:
+            build({"_target_": "medvit.augment.monai_random.Monai", "transforms": [step]})  # which looks at trust too
+    except MedvitError:
+        return False
+    return True
+
+
 def refuse_wrong_augment(augment: Any, preprocess: Any) -> None:
     """Try every transform that is not fused on generated images; raises ConfigError with all that is wrong."""
     if all(not step.place for step in augment_plan(augment)):
@@ -42,7 +67,7 @@ def refuse_wrong_augment(augment: Any, preprocess: Any) -> None:
         return
     from medvit.augment.random_trial import problems
 
-    found = [problems(part, preprocess.shape, where, before) for where, before, part in parts]
+    found = [problems(part, preprocess.shape) for part in parts]
     for line in (line for each in found for line in each.told):
         _log.warning("W-STEP %s", line)
     if refused := [line for each in found for line in each.refused]:
@@ -108,7 +133,7 @@ def _cost_always(augment: Any, preprocess: Any) -> str:
             call(images, 0, 1, position, member)
             spent.append((time.perf_counter() - start) / len(images) * 1000)
     beside = f" beside {spent[1]:.1f} ms for the fused steps" if len(spent) > 1 else ""
-    return f"{spent[0] - sum(spent[1:]):.1f} ms per image and epoch{beside}"
+    return f"{max(0.0, spent[0] - sum(spent[1:])):.1f} ms per image and epoch{beside}"
 
 
 def in_words(steps: list[Planned]) -> str:
@@ -144,6 +169,6 @@ def _cost_once(preprocess: Any, folder: Path, fold: int | None) -> str:
         return "at a cost that no image of the training side could tell"
     with_steps, without = (1000 * sorted(times)[len(times) // 2] for times in (spent[True], spent[False]))
     return (
-        f"{with_steps - without:.1f} ms per image beside {without:.1f} ms for the fused steps "
+        f"{max(0.0, with_steps - without):.1f} ms per image beside {without:.1f} ms for the fused steps "
         f"after reading (median of {len(spent[True])} images), once: the cache keeps the result"
     )
