@@ -86,7 +86,8 @@ def _of_one(transform: Any, number: int, images: Sequence[Image], name: str, cha
         refused.append(f"{name}{inside} {_STILL}")
     if refused or shapes:
         return Found(refused, [])
-    return saturation(name, float(np.mean([lost(images[place % 3], image) for place, image in enumerate(first)])))
+    share = float(np.mean([lost(images[place % 3], image) for place, image in enumerate(first)]))
+    return saturation(name, share, _SMALLER)
 
 
 def _shape_lost(part: Monai, images: Sequence[Image], first: str) -> list[str]:
@@ -168,4 +169,5 @@ _STILL = (
     "is not random: it would change the training images alone; put it into preprocess.after_resampling (or "
     "after_reading, before_normalisation), where it changes every image"
 )
+_SMALLER = "a random step gets 0 black to 1 white, before the normalisation: give it a smaller range, of such values"
 _SHAPE = "take one that keeps it (RandZoomd, RandAffined), or put Resized behind it"

@@ -117,11 +117,11 @@ def lost(before: NDArray[Any], after: NDArray[Any]) -> float:
     return float((grey & beyond).sum()) / max(1, int(grey.sum()))
 
 
-def saturation(name: str, share: float) -> Found:
-    """Say what a step that drives `share` of the grey pixels away does, refused or told."""
+def saturation(name: str, share: float, instead: str = "") -> Found:
+    """Say what a step that drives `share` of the grey pixels away does, refused or told, and what to do `instead`."""
     said = f"{name} drives {share:.0%} of the grey pixels of a generated image beyond 0 (black) and 1 (white)"
     if share > MOST_LOST:
-        return Found([f"{said}, where all are clipped: {_SCALE}"], [])
+        return Found([f"{said}, where all are clipped: {instead or _SCALE}"], [])
     return Found([], [f"{said}, where they are clipped"] if share > WORTH_TELLING else [])
 
 

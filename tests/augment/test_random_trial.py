@@ -122,7 +122,10 @@ def told(*more, preprocess=None, **changed):
             step("RandZoomd", prob=0.01, keep_size=False, min_zoom=0.5, max_zoom=0.6),
             "changes the shape from [1, 48, 40]",
         ),
-        (step("RandShiftIntensityd", offsets=10, prob=1.0), "of the grey pixels of a generated image beyond 0 (black)"),
+        (
+            step("RandShiftIntensityd", offsets=10, prob=1.0),
+            "are clipped: a random step gets 0 black to 1 white, before the",
+        ),
         (step("RandScaleIntensityd", factors=[3, 4], prob=0.1), "of the grey pixels of a generated image beyond 0"),
         (step("RandBiasFieldd", degree=-1), "cannot be built"),
     ],
