@@ -75,7 +75,7 @@ def _methods(test: Sample, frozen: FrozenThresholds) -> dict[str, str]:
         "uncertainty": f"{boot.level:.0%} {boot.method} intervals over patients, {boot.draws} draws, seed {boot.seed}; "
         "DeLong with patients as clusters; Holm where models are compared.",
         "clusters": "Images of a patient are resampled together in every interval.",
-        "thresholds": f"Chosen on validation, frozen (sha256 {frozen.hash[:12]}) before the tested images were opened.",
+        "thresholds": f"Chosen on validation, frozen (sha256 {frozen.hash[:12]}) before the test set was opened.",
         "output": f"Calibrated probability per {spec.aggregate.unit} (scaling on validation: {spec.calibration}).",
         "updating": "n/a: nothing was refitted on the test set.",
         "sample_size": f"Post hoc: positives needed for ±{spec.detail.half_width} per finding (Hanley and McNeil).",

@@ -70,7 +70,7 @@ def operating_points(sample: Sample, frozen: FrozenThresholds) -> tuple[Table, T
               "val_specificity": "Specificity on validation"}  # fmt: skip
     note = (
         "Thresholds are on the calibrated probability, chosen on validation and frozen "
-        f"(sha256 {frozen.hash[:12]}) before these images were opened; positive means at or above. A proportion of "
+        f"(sha256 {frozen.hash[:12]}) before the test set was opened; positive means at or above. A proportion of "
         "exactly 0 or 1 has Wilson's interval on its patients. Predictive values hold at this prevalence only."
     )
     return (
