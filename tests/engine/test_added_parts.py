@@ -134,7 +134,7 @@ def test_overfitting_sees_the_same_batches_in_every_epoch(fitted: Any, monkeypat
 
 def test_the_profile_lies_in_the_runs_folder(fitted: Any) -> None:
     _, _, folder = fitted("trainer.profiler=simple", "trainer.epochs=1", "trainer.limit_train_batches=1",
-                          "+trainer.extra.log_every_n_steps=1", "trainer.detect_anomaly=true")  # fmt: skip
+                          "trainer.log_every_n_steps=1", "trainer.detect_anomaly=true")  # fmt: skip
     (file,) = folder.glob("*profile*")
     assert "run_training_batch" in file.read_text(encoding="utf-8")
 

@@ -61,6 +61,7 @@ def test_what_users_of_lightning_type_is_taken(given: str) -> None:
         ("+trainer.extra.max_epochs=3", "trainer.extra.max_epochs: that is trainer.epochs here"),
         ("optimizer=sgd +optimizer.lr=0.1", "optimizer.lr=0.1: not read; leave it out: give optim.plan.lr"),
         ("+optimizer.weight_decay=0.1", "optimizer.weight_decay=0.1: not read; leave it out: give optim.plan.weight_d"),
+        ("+trainer.extra.log_every_n_steps=1", "log_every_n_steps: that is trainer.log_every_n_steps here"),
         ("+trainer.extra.benchmark=true", "trainer.extra.benchmark: that is trainer.determinism=fast here"),
         ("+trainer.extra.deterministic=true", "trainer.extra.deterministic: that is trainer.determinism=bitwise here"),
         ("+trainer.extra.plugins=3", "trainer.extra.plugins: not handed to Lightning's Trainer"),

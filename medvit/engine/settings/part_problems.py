@@ -12,7 +12,7 @@ from medvit.config_words import nearest
 GIVEN = ("callbacks", "logger", "metrics")
 EXTRA = (
     *("check_val_every_n_epoch", "enable_model_summary", "gradient_clip_algorithm", "inference_mode"),
-    *("log_every_n_steps", "min_epochs", "min_steps", "num_sanity_val_steps", "reload_dataloaders_every_n_epochs"),
+    *("min_epochs", "min_steps", "num_sanity_val_steps", "reload_dataloaders_every_n_epochs"),
     *("sync_batchnorm", "val_check_interval"),
 )
 """Arguments of Lightning's Trainer that medvit hands on as they are."""
@@ -24,6 +24,7 @@ _OURS = {  # arguments of Lightning's Trainer under medvit's names
     "deterministic": "trainer.determinism=bitwise",
     "enable_progress_bar": "trainer.progress_bar",
     "gradient_clip_val": "optim.plan.clip",
+    "log_every_n_steps": "trainer.log_every_n_steps",
     "logger": "logger",
     "max_epochs": "trainer.epochs",
 }
@@ -124,7 +125,7 @@ def _words(trainer: Mapping[str, Any]) -> Iterator[str]:
 
 def _extra(extra: Any) -> list[str]:
     if not isinstance(extra, dict):
-        return [f"trainer.extra={extra}: expected a mapping, such as {{log_every_n_steps: 10}}"]
+        return [f"trainer.extra={extra}: expected a mapping, such as {{val_check_interval: 0.5}}"]
     return [
         f"trainer.extra.{key}: "
         + (
