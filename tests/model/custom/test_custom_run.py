@@ -11,6 +11,7 @@ from whole_path import QUICK, furthest, generated, whole_path
 import medvit
 from medvit.config_targets import trust_only
 from medvit.errors import MedvitError
+from medvit.optim.strategy import Full
 from medvit.train import _title
 
 SOURCE = '''
@@ -82,9 +83,8 @@ def test_a_run_is_called_by_the_network_it_trains_also_where_only_arguments_of_a
     network: Any, named: str
 ) -> None:
     model = {"_target_": "medvit.model.custom.monai_bundle.monai_bundle", "network": network}
-    strategy = {"_target_": "medvit.optim.strategy.Full"}
-    settings = {"data": {"name": "cxr", "fold": 2}, "model": model, "optim": {"strategy": strategy}, "seed": 1}
-    assert _title(settings) == f"cxr {named} Full fold 2 seed 1"
+    settings = {"data": {"name": "cxr", "fold": 2}, "model": model, "seed": 1}
+    assert _title(settings, Full()) == f"cxr {named} Full fold 2 seed 1"
 
 
 @pytest.mark.slow
