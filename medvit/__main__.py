@@ -15,7 +15,7 @@ from pathlib import Path
 _ORDER = (
     *("doctor", "init", "unpack", "index", "split", "weights", "embed", "pretrain", "train", "search"),
     *("crossval", "curve"),
-    *("evaluate", "compare", "register", "export", "predict", "verify", "serve", "classify", "sync"),
+    *("evaluate", "compare", "register", "export", "predict", "classify", "sync"),
 )
 _FIRST_LINE = re.compile(r'"""`python -m medvit\.\w+[^`]*`: (.*?)\.?(?:""")?$')
 _UNKNOWN = 2  # as a ConfigError

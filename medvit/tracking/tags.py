@@ -1,4 +1,4 @@
-"""The `medvit.*` tags of MLflow runs and model versions: which are set, and what they say."""
+"""The `medvit.*` tags of MLflow runs and model versions that say where weights and bundles come from."""
 
 from __future__ import annotations
 
