@@ -165,7 +165,7 @@ def test_folds_are_stopped_resumed_pooled_and_tested_as_one_model(place: Path, m
     assert sorted(params["data.fold"] for _, params in children) == ["0", "1"]
     assert not any(child.client.get_run(child.id).outputs.model_outputs for child, _ in children)
     assert {child.client.get_run(child.id).info.run_name for child, _ in children} == {
-        f"folder vit Full fold {fold} seed 0" for fold in (0, 1)
+        f"folds vit Full fold {fold} seed 0" for fold in (0, 1)
     }
     own = pd.concat([pd.read_parquet(child.folder / "validation.parquet") for child, _ in children])
     assert not own["uid"].duplicated().any()

@@ -21,7 +21,7 @@ from whole_path import CLASSES
 
 import medvit
 from medvit.config import conf_dir
-from medvit.config_words import overrides_of, readable
+from medvit.config_words import completed, overrides_of, readable
 from medvit.errors import MedvitError
 
 Seen = dict[str, Any]
@@ -30,7 +30,7 @@ Seen = dict[str, Any]
 def composed(command: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the resolved settings of a command, as Hydra composes them."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        settings: Any = OmegaConf.to_container(compose(command, readable(overrides_of(given))), resolve=True)
+        settings: Any = completed(OmegaConf.to_container(compose(command, readable(overrides_of(given))), resolve=True))
     return dict(settings)
 
 
