@@ -312,5 +312,6 @@ def _of_run(run: Run | AnyPath, settings: dict[str, Any], key: str = "run") -> d
     """Return the settings with the run's id, and its runs folder unless another one is given."""
     from medvit.tracking.run import Run
 
-    own = {"tracking.folder": run.folder.parent, **settings, key: run.id} if isinstance(run, Run) else None
-    return own or {**settings, key: run}
+    if not isinstance(run, Run):
+        return {**settings, key: run}
+    return {"tracking.folder": run.folder.parent, **settings, key: run.id}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvit.engine import determinism
-from medvit.errors import BundleError, ConfigError, DataError, DicomRefusal, RunError
+from medvit.errors import BundleError, ConfigError, DataError, RunError
 
 if TYPE_CHECKING:
     from medvit.bundle.build import Exported
@@ -60,9 +60,7 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     """
     from medvit.bundle.acceptance import problems
     from medvit.bundle.build import draft_contents, evaluated_contents
-    from medvit.bundle.parity import Trained
     from medvit.engine.checkpoint import PREPROCESS, load_run
-    from medvit.model.lora import merge
     from medvit.preprocess.steps import not_exportable
     from medvit.tracking import evaluation_seal, provenance
     from medvit.tracking import run as tracking
@@ -103,9 +101,7 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     contents = replace(contents, acceptance={key: limit for key, limit in limits.items() if limit is not None})
     if options.get("licence"):
         contents = replace(contents, licence=f"{options['licence']}\n")
-    cases = generated_cases(loaded.preprocess)
-    network, onnx = merge(loaded.network), run.folder / ONNX
-    trained = Trained(network, loaded.preprocess, loaded.task.probabilities_numpy, cases, onnx)
+    trained = _trained(run, loaded)
     return Release(run, trained, contents, samples_in(options.get("samples"), loaded.preprocess) or images.samples())
 
 
@@ -199,8 +195,6 @@ def publish_training(run: Run, fitted: Fitted, settings: dict[str, Any]) -> None
 def _publish_model(run: Run, fitted: Fitted, settings: dict[str, Any], origin: dict[str, Any]) -> None:
     """Log the best network as the run's model, and register it where that is asked for."""
     from medvit.bundle.build import draft_contents
-    from medvit.bundle.parity import Trained
-    from medvit.model.lora import merge
     from medvit.preprocess.steps import not_exportable
     from medvit.tracking import model
 
@@ -214,9 +208,7 @@ def _publish_model(run: Run, fitted: Fitted, settings: dict[str, Any], origin: d
         return
     rows = fitted.data.units("train").frame
     origin = {**origin, "weights": fitted.weights, "determinism": determinism.described(settings["trainer"])}
-    cases = generated_cases(fitted.preprocess)
-    network, onnx = merge(fitted.network), run.folder / ONNX
-    trained = Trained(network, fitted.preprocess, fitted.task.probabilities_numpy, cases, onnx)
+    trained = _trained(run, fitted)
     contents = draft_contents(
         f"{settings['data']['name']} {run.id[:8]}",
         fitted.preprocess.to_json(),
@@ -228,6 +220,16 @@ def _publish_model(run: Run, fitted: Fitted, settings: dict[str, Any], origin: d
     logged = publish_draft(run, trained, contents)
     if register:
         model.register(run, logged.model_id, register, "draft")
+
+
+def _trained(run: Run, of: TrainedRun | Fitted) -> Trained:
+    """Return the best network of a run, adapters merged, with what a bundle of it is made and checked by."""
+    from medvit.bundle.golden import generated_cases
+    from medvit.bundle.parity import Trained
+    from medvit.model.lora import merge
+
+    cases = generated_cases(of.preprocess)
+    return Trained(merge(of.network), of.preprocess, of.task.probabilities_numpy, cases, run.folder / ONNX)
 
 
 def _unlike(sides: Sequence[Units]) -> dict[str, Any]:
@@ -267,36 +269,3 @@ def samples_in(folder: str | None, preprocess: Any) -> list[Source]:
     if not Path(folder).is_dir():
         raise RunError("samples: no such folder. Give samples=DIR with DICOM files.")
     return [unit.source for unit in units_in(Path(folder), preprocess) if unit.refusal is None]
-
-
-def generated_cases(preprocess: Any) -> list[list[bytes]]:
-    """Return generated films or MR series for the golden cases: those that this preprocessing takes."""
-    found = []
-    for case in generated_films() if preprocess.kind == "film" else generated_series():
-        try:
-            preprocess.prepare(case[0] if len(case) == 1 else case)
-        except DicomRefusal:
-            logger.info("a generated image is refused by the settings of this run: it is no golden case")
-            continue
-        found.append(case)
-    return found
-
-
-def generated_series(count: int = 2) -> list[list[bytes]]:
-    """Return generated MR series of heads as DICOM bytes, one list of files each."""
-    from medvit.phantom.mr_series import write_volumes
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_volumes(Path(folder) / "heads", patients=count, contrasts=["FLAIR"])
-        series = sorted(path for path in (Path(folder) / "heads" / "dicom").glob("*/*") if path.is_dir())
-        return [[file.read_bytes() for file in sorted(one.iterdir())] for one in series]
-
-
-def generated_films(count: int = 4) -> list[list[bytes]]:
-    """Return generated chest films as DICOM bytes, one file each: golden cases and MLflow's input example."""
-    from medvit.phantom.films import write_films
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_films(Path(folder) / "films", patients=count)
-        files = sorted((Path(folder) / "films" / "dicom").rglob("IM*"))
-        return [[file.read_bytes()] for file in files[:count]]

@@ -59,7 +59,7 @@ def try_values(study: SearchStudy, trial: Trial, parent: Run, settings: dict[str
     except (RunError, OSError) as error:  # of the disk or the runs folder, not of these values
         study.broke(trial, _first_line(error) if isinstance(error, RunError) else type(error).__name__)
         raise
-    except Exception as error:
+    except Exception as error:  # raised again: the trial only says why it is left as it is
         study.broke(trial, type(error).__name__, once=True)
         raise
     if (run := trial.user_attrs.get(RUN)) is not None:

@@ -6,16 +6,19 @@ A decoder, a resize or a medvit of another version that reads images differently
 from __future__ import annotations
 
 import json
+import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.bundle.parity import Trained
-from medvit.errors import BundleError
+from medvit.errors import BundleError, DicomRefusal
 
 if TYPE_CHECKING:
     from medvit.bundle.runtime import Runtime
 
+logger = logging.getLogger(__name__)
 LIMIT = 1e-5  # largest difference of a probability
 _FOLDER = Path("medvit") / "golden"
 
@@ -76,3 +79,36 @@ def check(runtime: Runtime) -> tuple[int, float]:
 def source(files: Sequence[Path]) -> Path | list[Path]:
     """Return one file as a film, several as a series."""
     return files[0] if len(files) == 1 else list(files)
+
+
+def generated_cases(preprocess: Any) -> list[list[bytes]]:
+    """Return generated films or MR series for the golden cases: those that this preprocessing takes."""
+    found = []
+    for case in generated_films() if preprocess.kind == "film" else generated_series():
+        try:
+            preprocess.prepare(case[0] if len(case) == 1 else case)
+        except DicomRefusal:
+            logger.info("a generated image is refused by the settings of this run: it is no golden case")
+            continue
+        found.append(case)
+    return found
+
+
+def generated_series(count: int = 2) -> list[list[bytes]]:
+    """Return generated MR series of heads as DICOM bytes, one list of files each."""
+    from medvit.phantom.mr_series import write_volumes
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_volumes(Path(folder) / "heads", patients=count, contrasts=["FLAIR"])
+        series = sorted(path for path in (Path(folder) / "heads" / "dicom").glob("*/*") if path.is_dir())
+        return [[file.read_bytes() for file in sorted(one.iterdir())] for one in series]
+
+
+def generated_films(count: int = 4) -> list[list[bytes]]:
+    """Return generated chest films as DICOM bytes, one file each: golden cases and MLflow's input example."""
+    from medvit.phantom.films import write_films
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_films(Path(folder) / "films", patients=count)
+        files = sorted((Path(folder) / "films" / "dicom").rglob("IM*"))
+        return [[file.read_bytes()] for file in files[:count]]

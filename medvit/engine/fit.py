@@ -91,8 +91,7 @@ def fit(
     logger.info("determinism: %s", determinism.described(settings["trainer"]))
     logger.info("%s", strategy.describe(network, plan.lr, plan.weight_decay))
     module = FineTuner(network, task, strategy, plan, preprocess.scale, preprocess.shift, settings["seed"])
-    module.curves = parts.curves
-    module.guard.skips = settings["trainer"].get("skip_non_finite", 0)
+    module.curves, module.guard.skips = parts.curves, settings["trainer"].get("skip_non_finite", 0)
     if resume:
         refuse_other_sources(folder, data.hashes, weights)
     order = pipeline.described(preprocess, data.augment)
@@ -102,9 +101,7 @@ def fit(
     features = cached_features.cached_features(
         strategy, network, data, describe(settings, network), "cuda" if gpu else "cpu"
     )
-    frozen = None if features is None else "backbone."
-    best_file = folder / (checkpoint.BEST if features is None else checkpoint.BEST_HEAD)
-    keep = KeepBest(best_file, frozen, settings["trainer"].get("patience"))
+    keep = _keep_best(folder, settings, frozen=features is not None)
     drawn = SaveOverlays(data.units("val"), settings["trainer"]["overlay_every"], folder, attach)
     trainer = make_trainer(settings, parts.precision, folder, [keep, drawn, *by_step(settings, steps)], report)
     with training_loop(by_steps=not isinstance(strategy, LogisticProbe)):
@@ -118,6 +115,14 @@ def fit(
     trainer.strategy.barrier()
     best, validation = _predict_again(trainer, folder, module, data, features)
     return Fitted(best, data, task, preprocess, validation, keep.best, keep.epoch + 1, keep.scores, weights)
+
+
+def _keep_best(folder: Path, settings: dict[str, Any], *, frozen: bool) -> KeepBest:
+    """Return what keeps the best weights: of a frozen backbone, whose features are cached, the head alone."""
+    patience = settings["trainer"].get("patience")
+    if frozen:
+        return KeepBest(folder / checkpoint.BEST_HEAD, "backbone.", patience)
+    return KeepBest(folder / checkpoint.BEST, None, patience)
 
 
 def by_step(settings: dict[str, Any], report: Report | None) -> list[StepCurves]:

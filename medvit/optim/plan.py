@@ -110,7 +110,7 @@ class Plan:
         stored.seek(0)
         try:
             torch.load(stored, weights_only=True)
-        except Exception as error:
+        except Exception as error:  # of whatever class: what cannot be loaded so is refused here
             said = f"{_name(self.optimizer)} with {_name(self.scheduler)}"
             raise ConfigError(f"{said} keeps a state that cannot be resumed without a pickle: {error}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import numpy as np
@@ -10,10 +9,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from own_steps import trusted
 
 from medvit.augment.random_trial import problems
 from medvit.config import build, conf_dir
-from medvit.config_targets import trust_only
 from medvit.engine.pipeline import refuse_wrong_augment
 from medvit.errors import ConfigError
 from medvit.preprocess import FilmPreprocess, VolumePreprocess
@@ -75,12 +74,8 @@ class Endless(OfTorch):
 
 @pytest.fixture(autouse=True)
 def own(tmp_path, monkeypatch):
-    (tmp_path / "my_random.py").write_text(OWN)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    trust_only([f"trust=[{', '.join(f'my_random.{name}' for name in NAMES)}]"])
-    yield
-    sys.modules.pop("my_random", None)
-    trust_only([])
+    with trusted("my_random", OWN, NAMES, tmp_path, monkeypatch):
+        yield
 
 
 def settings(name):

@@ -21,9 +21,7 @@ from medvit.preprocess import VolumePreprocess
 
 @pytest.fixture(scope="module")
 def series() -> list[list[bytes]]:
-    from medvit.release import generated_series
-
-    return generated_series()
+    return golden.generated_series()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,6 @@ def heads(series: list[list[bytes]]) -> Any:
     from medvit.model.network import Network
     from medvit.model.pool import MeanPool
     from medvit.model.vit import ViT
-    from medvit.release import generated_cases
 
     torch.manual_seed(0)
     backbone = ViT(image_size=(8, 16, 16), patch_size=(4, 8, 8), in_channels=1, width=24, depth=1, heads=2)
@@ -44,7 +41,7 @@ def heads(series: list[list[bytes]]) -> Any:
     with torch.no_grad():
         network.head.weight.mul_(40)
     probabilities = Decider(("opacity",), {"name": "sigmoid"}, {}, {}).probabilities
-    assert generated_cases(preprocess) == series
+    assert golden.generated_cases(preprocess) == series
     return Trained(network, preprocess, probabilities, series)
 
 

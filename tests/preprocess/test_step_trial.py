@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
+from own_steps import trusted
 
-from medvit.config_targets import trust_only
 from medvit.engine.pipeline import refuse_wrong_steps
 from medvit.errors import ConfigError
 from medvit.preprocess import FilmPreprocess, VolumePreprocess
@@ -44,12 +42,8 @@ class Stripped(Own):
 
 @pytest.fixture(autouse=True)
 def own(tmp_path, monkeypatch):
-    (tmp_path / "my_moves.py").write_text(OWN)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    trust_only([f"trust=[{', '.join('my_moves.' + name for name in ('Mirrored', 'Lifted', 'Handed', 'Stripped'))}]"])
-    yield
-    sys.modules.pop("my_moves", None)
-    trust_only([])
+    with trusted("my_moves", OWN, ("Mirrored", "Lifted", "Handed", "Stripped"), tmp_path, monkeypatch):
+        yield
 
 
 def step(name, **arguments):

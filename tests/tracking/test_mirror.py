@@ -17,10 +17,11 @@ from whole_path import QUICK, generated
 import medvit
 from medvit.errors import RunError
 from medvit.sync import sync
-from medvit.tracking import journal, store, uploader
+from medvit.tracking import journal, uploader
 from medvit.tracking import run as tracking
 from medvit.tracking.run import Run
 
+pytestmark = pytest.mark.usefixtures("few_retries")
 POINTS = 12
 
 
@@ -36,18 +37,6 @@ def server(running: Server) -> Iterator[Server]:
     """The same one for all tests: it takes seconds to start."""
     yield running
     running.misbehave()
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mirror") / "runs"
-    store.open_client(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _few_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
 def told(run: Run, first: int = 0, last: int = POINTS) -> None:

@@ -21,21 +21,11 @@ from tracking.servers import at
 from medvit.errors import RunError
 from medvit.file_lock import locked
 from medvit.sync import sync
-from medvit.tracking import journal, mirror, store, uploader
+from medvit.tracking import journal, mirror, uploader
 from medvit.tracking import run as tracking
 from medvit.tracking.run import Run
 
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faults") / "runs"
-    store.open_client(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _few_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+pytestmark = pytest.mark.usefixtures("few_retries")
 
 
 class Failing(BaseHTTPRequestHandler):
