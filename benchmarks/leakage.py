@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from medvit.dataset import splits
-from medvit.dataset.fingerprint import near_pairs, pixel_digest, sketch
+from medvit.dataset.leakage.fingerprint import near_pairs, pixel_digest, sketch
 from medvit.dataset.manifest import Manifest
 from medvit.metric.baseline import downsample, nearest_neighbour
 

@@ -13,7 +13,7 @@ from medvit.config_words import nearest
 from medvit.engine.settings.contradictions import of_sizes
 
 if TYPE_CHECKING:
-    from medvit.engine.embedding_table import Embeddings
+    from medvit.engine.embedding.table import Embeddings
 
 _SIDES, _UNITS = ("train", "val", "test"), (None, "series", "study", "patient")
 _ANY = float("inf")
@@ -79,7 +79,7 @@ def embed_by(settings: dict[str, Any]) -> Embeddings:
     Raises:
         MedvitError: no such run, bundle or checkpoint, or images that cannot be used.
     """
-    from medvit.engine.embedding_table import embed
+    from medvit.engine.embedding.table import embed
     from medvit.quality import embedding_page
 
     if settings["run"]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvit.engine import determinism
+from medvit.engine.guards import determinism
 from medvit.errors import BundleError, ConfigError, DataError, RunError
 
 if TYPE_CHECKING:

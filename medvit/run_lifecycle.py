@@ -43,7 +43,7 @@ def tracked(
     Raises:
         Stopped: the process was asked to end; the message says how the run goes on.
     """
-    from medvit.engine.stop import signals_wait, stop_if_asked, stopped_by_signals
+    from medvit.engine.guards.stop import signals_wait, stop_if_asked, stopped_by_signals
     from medvit.tracking import run as runs
     from medvit.tracking import run_lock, uploader
 
@@ -68,7 +68,7 @@ def tracked(
 @contextmanager
 def joined(told: Callable[[], str]) -> Iterator[None]:
     """Work below a run that another process opened and closes; asked to end, say how it goes on."""
-    from medvit.engine.stop import stop_if_asked, stopped_by_signals
+    from medvit.engine.guards.stop import stop_if_asked, stopped_by_signals
 
     with stopped_by_signals():
         try:
@@ -102,7 +102,7 @@ def helped(folder: Path) -> Run | None:
 @contextmanager
 def helping() -> Iterator[None]:
     """Train a further device's share; asked to end, leave without an error, at which Lightning kills the others."""
-    from medvit.engine.stop import stopped_by_signals
+    from medvit.engine.guards.stop import stopped_by_signals
 
     with stopped_by_signals(), suppress(KeyboardInterrupt):
         yield

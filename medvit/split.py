@@ -13,10 +13,10 @@ from medvit.config_check import refused_by
 if TYPE_CHECKING:
     import pandas as pd
 
-    from medvit.dataset.leakage import Audit
+    from medvit.dataset.leakage.audit import Audit
     from medvit.dataset.manifest import Manifest
     from medvit.dataset.splits import Splits, SplitSpec
-    from medvit.engine.embeddings import Embedder
+    from medvit.engine.embedding.embeddings import Embedder
 
 _FEW = 10  # patients on a side; the 95 % interval of a share of nine is 30 percent points to either side
 log = logging.getLogger("medvit.split")  # also when it runs as __main__
@@ -36,7 +36,7 @@ def split(folder: Path, **spec: Any) -> Splits:
 def audit(folder: Path, workers: int = 1, embed: Embedder | None = None, **spec: Any) -> Audit:
     """Audit the frozen split of `folder` for leaks, and write `audit.json` and `audit.html` beside it.
 
-    embed: a backbone (`medvit.engine.embeddings`) by which near duplicates are sought too.
+    embed: a backbone (`medvit.engine.embedding.embeddings`) by which near duplicates are sought too.
 
     A split is made first if there is none; one that is there is never replaced, and `spec` may ask for no other. A
     given split that cannot be frozen, because patients stand on two sides of it, is audited as it was given.
@@ -45,10 +45,10 @@ def audit(folder: Path, workers: int = 1, embed: Embedder | None = None, **spec:
         SplitError: a split that is impossible for another reason than a leak, or no longer fits its manifest; or
             settings that would change nothing, because another split is frozen.
     """
-    from medvit.dataset import leakage as audits
     from medvit.dataset import manifest as manifests
-    from medvit.dataset.fingerprint import of_manifest
     from medvit.dataset.indexing import progress
+    from medvit.dataset.leakage import audit as audits
+    from medvit.dataset.leakage.fingerprint import of_manifest
     from medvit.quality import leakage_page as page
 
     manifest = manifests.read(folder)
@@ -57,7 +57,7 @@ def audit(folder: Path, workers: int = 1, embed: Embedder | None = None, **spec:
         prints = of_manifest(manifest, workers, step)
     alike = None
     if embed is not None:
-        from medvit.engine.embeddings import near_duplicates_by_embedding
+        from medvit.engine.embedding.embeddings import near_duplicates_by_embedding
 
         alike = near_duplicates_by_embedding(embed, manifest, folder, workers)
     found = audits.find_leaks(manifest, side, prints, alike=alike)
@@ -112,7 +112,7 @@ def _warn_of_few(made: Splits, fold: int | None) -> None:
 def _sides(manifest: Manifest, folder: Path, spec: SplitSpec) -> tuple[Splits | None, pd.Series]:
     """Return the split to audit, if it can be frozen, and the side of every manifest row."""
     from medvit.dataset import splits as division
-    from medvit.dataset.leakage import given_sides, sides_of
+    from medvit.dataset.leakage.audit import given_sides, sides_of
     from medvit.errors import SplitError
 
     if (folder / "splits.parquet").is_file():
@@ -160,7 +160,7 @@ def _plain(spec: SplitSpec) -> dict[str, Any]:
 
 def _embedder(source: str, runs: Path) -> Embedder:
     """Return the backbone of a run ("latest" or an id), or of a checkpoint (hub id with a slash, directory, file)."""
-    from medvit.engine import embeddings
+    from medvit.engine.embedding import embeddings
 
     if "/" in source or Path(source).exists():
         return embeddings.of_checkpoint(source)

@@ -9,8 +9,8 @@ _HEAVY = ("pytorch_lightning", "lightning_fabric", "torchmetrics", "monai")
 _USED = {
     "evaluate": ("medvit.evaluation.run", "medvit.evaluation.inference", "medvit.engine.checkpoint"),
     "export and register": ("medvit.release", "medvit.bundle.build", "medvit.bundle.parity", "medvit.tracking.model"),
-    "embed": ("medvit.engine.embedding_table",),
-    "what follows signals": ("medvit.run_lifecycle", "medvit.engine.stop"),
+    "embed": ("medvit.engine.embedding.table",),
+    "what follows signals": ("medvit.run_lifecycle", "medvit.engine.guards.stop"),
 }
 
 

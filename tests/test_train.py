@@ -152,7 +152,7 @@ def test_ctrl_c_while_lightning_trains_is_ctrl_c_and_another_exit_is_left_alone(
     import pytorch_lightning as pl
     from pytorch_lightning.demos.boring_classes import BoringModel
 
-    from medvit.engine.stop import lightning_stops
+    from medvit.engine.guards.stop import lightning_stops
 
     class Stop(pl.Callback):
         def on_train_batch_start(self, *_: Any) -> None:

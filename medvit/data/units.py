@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medvit.data.cache import Cache
 from medvit.data.cache_layout import uid_in_errors
-from medvit.dataset.fingerprint import pixel_digest
+from medvit.dataset.leakage.fingerprint import pixel_digest
 from medvit.dicom.mr_sequence import SEQUENCES
 from medvit.errors import ConfigError, DataError
 from medvit.types import Bag, Batch

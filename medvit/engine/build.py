@@ -17,7 +17,7 @@ from torch import nn
 
 from medvit.bundle.onnx import refuse_unexportable
 from medvit.config import build
-from medvit.dataset import seen_patients
+from medvit.dataset.leakage import seen_patients
 from medvit.dataset.manifest import task_hint
 from medvit.engine.cached_features import refuse_augmentation
 from medvit.engine.pipeline import refuse_wrong_augment, refuse_wrong_steps, right_alone

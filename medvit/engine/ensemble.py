@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medvit.atomic_file import replace_file
-from medvit.dataset import seen_patients
+from medvit.dataset.leakage import seen_patients
 from medvit.engine import checkpoint
 from medvit.engine.build import ARCHITECTURE
 from medvit.errors import RunError

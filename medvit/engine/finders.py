@@ -26,7 +26,7 @@ from medvit.data.datamodule import DataModule
 from medvit.engine.build import Parts
 from medvit.engine.callbacks.training import AverageWeights
 from medvit.engine.fit import data_module
-from medvit.engine.memory import advice, smaller
+from medvit.engine.guards.memory import advice, smaller
 from medvit.engine.module import FineTuner
 from medvit.engine.settings.part_problems import FINDERS
 from medvit.engine.trainer import training_loop

@@ -16,14 +16,15 @@ from medvit.data import contact_sheet
 from medvit.data.datamodule import DataModule
 from medvit.data.loading import loading_of
 from medvit.data.sampler import Sampler
-from medvit.dataset import seen_patients
-from medvit.dataset.leakage import audit_before_training, seen_in_pretraining
-from medvit.engine import cached_features, checkpoint, determinism, memory, pipeline
+from medvit.dataset.leakage import seen_patients
+from medvit.dataset.leakage.audit import audit_before_training, seen_in_pretraining
+from medvit.engine import cached_features, checkpoint, pipeline
 from medvit.engine.build import ARCHITECTURE, Parts, describe, prepare, seen_before
 from medvit.engine.cached_features import CachedFeatures
 from medvit.engine.callbacks.overlay import Attach, SaveOverlays
 from medvit.engine.callbacks.step_curves import StepCurves
 from medvit.engine.callbacks.training import KeepBest, Report, ReportEpoch
+from medvit.engine.guards import determinism, memory
 from medvit.engine.module import FineTuner
 from medvit.engine.predict import predict, table
 from medvit.engine.settings.precision import on_gpu

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from medvit.engine.epoch_metrics import EpochMetrics
-from medvit.engine.finite import FiniteGuard
+from medvit.engine.guards.finite import FiniteGuard
 from medvit.engine.predict import Predictions, gather
 from medvit.errors import RunError
 from medvit.model.linear import frozen_weights

@@ -30,7 +30,7 @@ from medvit.engine.callbacks.overlay import Attach
 from medvit.engine.callbacks.reconstructions import SaveReconstructions
 from medvit.engine.callbacks.training import AverageWeights, Report
 from medvit.engine.fit import by_step, data_module, leave, refuse_other_sources
-from medvit.engine.memory import out_of_memory_told
+from medvit.engine.guards.memory import out_of_memory_told
 from medvit.engine.module import FineTuner
 from medvit.engine.pipeline import refuse_wrong_steps
 from medvit.engine.settings.precision import precision_of

@@ -20,13 +20,13 @@ from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 from medvit.config import build
-from medvit.engine import determinism
 from medvit.engine.callbacks.checkpoints import SaveCheckpoints
 from medvit.engine.callbacks.epoch_logger import EpochLogger
 from medvit.engine.callbacks.training import AverageWeights, EpochsFromOne, LastStep, Report, ReportEpoch
 from medvit.engine.checkpoint_file import WholeCheckpoints
 from medvit.engine.extensions import callbacks_of, loggers_of
-from medvit.engine.stop import lightning_stops, looks_at_signals
+from medvit.engine.guards import determinism
+from medvit.engine.guards.stop import lightning_stops, looks_at_signals
 from medvit.errors import ConfigError
 from medvit.optim.plan import Plan
 

@@ -59,8 +59,8 @@ def external_warnings(trained: TrainedRun, other: Path, known: list[Units], test
 
 def shared_pictures(known: list[Units], tested: Units) -> int | None:
     """Return how many tested units show a picture that is in `known`, windows and sizes aside; None if too many."""
-    from medvit.dataset.fingerprint import near_pairs, sketch
-    from medvit.dataset.leakage import NEAR_UP_TO
+    from medvit.dataset.leakage.audit import NEAR_UP_TO
+    from medvit.dataset.leakage.fingerprint import near_pairs, sketch
     from medvit.evaluation.inference import middle_plane
     from medvit.preprocess.resize import to_uint8
 

@@ -16,10 +16,10 @@ from medvit.metric.bootstrap import Draws, interval
 from medvit.metric.multiplicity import holm
 from medvit.metric.ranking import Ranking
 from medvit.prediction.predictions import Finding, Sample, findings_of
-from medvit.report.cohort import baseline_scores, gain_over
 from medvit.report.comparison import Side, refuse_incomparable
 from medvit.report.figures import Figure
 from medvit.report.learning_curve import draw
+from medvit.report.section.cohort import baseline_scores, gain_over
 from medvit.report.table import Row, Table
 from medvit.report.wording import format_estimate
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medvit.augment import perturbation
 from medvit.data.units import Units
-from medvit.engine.embeddings import PooledVector
+from medvit.engine.embedding.embeddings import PooledVector
 from medvit.evaluation.inference import OpenedRun, middle_plane
 from medvit.metric import ood
 from medvit.metric.bootstrap import intervals, patient_draws

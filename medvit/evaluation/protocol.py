@@ -19,7 +19,7 @@ from medvit.prediction.predictions import Sample, prepare, read_predictions
 from medvit.prediction.spec import EvaluationSpec, from_json
 from medvit.prediction.thresholds import FrozenThresholds
 from medvit.report.page import Extras, Report, audit, make_report, write
-from medvit.report.subgroups import groups_of
+from medvit.report.section.subgroups import groups_of
 
 logger = logging.getLogger(__name__)
 Source = pd.DataFrame | Path

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from medvit.prediction.predictions import Sample
     from medvit.prediction.spec import EvaluationSpec
     from medvit.prediction.thresholds import FrozenThresholds
-    from medvit.report.baseline import BaselineSide
     from medvit.report.page import Extras, Report, Section
+    from medvit.report.section.baseline import BaselineSide
     from medvit.tracking.run import Run
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class RunEvaluation:
         from medvit.evaluation.external_validation import external_warnings, open_external
         from medvit.evaluation.inference import with_time_left
         from medvit.model.ensemble import Ensemble
-        from medvit.report.baseline import shortcut_baselines
+        from medvit.report.section.baseline import shortcut_baselines
 
         if self.site is None:
             data = self._make(allow_test=self.split == "test")
@@ -230,7 +230,7 @@ def _extras(evaluation: RunEvaluation, run: Run, before: tuple[Path, str] | None
 
 def _known(units: Units, task: Any) -> BaselineSide:
     """Return what the shortcut baselines may see of one side: facts, labels, and the middle image of every unit."""
-    from medvit.report.baseline import BaselineSide
+    from medvit.report.section.baseline import BaselineSide
 
     truth = task.truth(units.target, units.weight)
     labels = {f"target.{name}": truth[:, column] for column, name in enumerate(task.names)}

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medvit.dataset.leakage.near_duplicates import nearest_of_others
 from medvit.dataset.manifest import LABEL, label_text
-from medvit.dataset.near_duplicates import nearest_of_others
-from medvit.engine.embedding_table import Embeddings
+from medvit.engine.embedding.table import Embeddings
 from medvit.quality.leakage_page import measures_of
 from medvit.quality.page import Pictures, write_page
 

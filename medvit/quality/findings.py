@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medvit.dataset.fingerprint import near_pairs
-from medvit.dataset.leakage import NEAR_UP_TO
+from medvit.dataset.leakage.audit import NEAR_UP_TO
+from medvit.dataset.leakage.fingerprint import near_pairs
 from medvit.dataset.manifest import KEPT, LABEL, label_text
 from medvit.quality.measures import Measured
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from medvit.dataset.fingerprint import items
-from medvit.dataset.leakage import Audit
+from medvit.dataset.leakage.audit import Audit
+from medvit.dataset.leakage.fingerprint import items
 from medvit.dataset.manifest import Manifest
 from medvit.quality.measures import measure_one
 from medvit.quality.page import Pictures, write_page

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medvit.dataset.fingerprint import SIDE, Item, each_image, pixel_digest, read_image, sketch
+from medvit.dataset.leakage.fingerprint import SIDE, Item, each_image, pixel_digest, read_image, sketch
 from medvit.dataset.manifest import Manifest
 from medvit.errors import DicomRefusal
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medvit.dataset.fingerprint import Item, items, read_image
+from medvit.dataset.leakage.fingerprint import Item, items, read_image
 from medvit.dataset.manifest import KEPT, LABEL, Manifest, replace_file
 from medvit.dicom.tags import uid_name
 from medvit.errors import DicomRefusal

@@ -18,9 +18,9 @@ from medvit.metric.operating_point import rates
 from medvit.metric.ranking import Ranking
 from medvit.prediction.predictions import Finding, Sample
 from medvit.prediction.thresholds import FrozenThresholds
-from medvit.report.discrimination import rule_name
 from medvit.report.page import Report, Section
-from medvit.report.subgroups import groups_of
+from medvit.report.section.discrimination import rule_name
+from medvit.report.section.subgroups import groups_of
 from medvit.report.table import Row, Table, missing, patients_of_rarer_outcome, plain
 from medvit.report.wording import format_estimate
 

@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medvit.dataset.leakage import leaks_allowed
+from medvit.dataset.leakage.audit import leaks_allowed
 from medvit.errors import EvaluationError
 from medvit.metric.bootstrap import Interval
 from medvit.prediction.predictions import Sample
 from medvit.prediction.thresholds import FrozenThresholds
-from medvit.report import checklist, cohort, confusion, discrimination, failures, figures, probability, subgroups
-from medvit.report.failures import Pictures
+from medvit.report import checklist, figures
 from medvit.report.figures import Figure
-from medvit.report.headline import headline, leaks
-from medvit.report.shift import shift
+from medvit.report.section import cohort, confusion, discrimination, failures, probability, subgroups
+from medvit.report.section.failures import Pictures
+from medvit.report.section.headline import headline, leaks
+from medvit.report.section.shift import shift
 from medvit.report.table import Row, Table, plain
 from medvit.report.wording import class_name, format_estimate, full_precision
 

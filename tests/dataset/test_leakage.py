@@ -15,12 +15,12 @@ import torch
 from medvit.config import conf_dir
 from medvit.config_check import preflight
 from medvit.data.cache import Cache
-from medvit.dataset import fingerprint
-from medvit.dataset import leakage as audits
 from medvit.dataset import manifest as manifests
-from medvit.dataset import near_duplicates as similar
 from medvit.dataset import splits as division
-from medvit.engine.embeddings import Embedder, near_duplicates_by_embedding
+from medvit.dataset.leakage import audit as audits
+from medvit.dataset.leakage import fingerprint
+from medvit.dataset.leakage import near_duplicates as similar
+from medvit.engine.embedding.embeddings import Embedder, near_duplicates_by_embedding
 from medvit.errors import DataError, SplitError
 from medvit.index import index
 from medvit.model.backbone import vit
@@ -272,7 +272,7 @@ def test_copies_whose_labels_are_partly_missing_are_compared_label_by_label():
     ],
 )
 def test_a_data_set_that_the_makers_of_the_weights_pretrained_on_is_told(name: str, seen: str) -> None:
-    from medvit.dataset.leakage import seen_in_pretraining
+    from medvit.dataset.leakage.audit import seen_in_pretraining
 
     told = seen_in_pretraining(name, "MIMIC-CXR; CheXpert; NIH ChestX-ray14; PadChest; BRAX")
     assert told.startswith(f"the starting weights were pretrained on {seen}: ") if seen else told == ""

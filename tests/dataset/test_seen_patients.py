@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medvit.dataset import manifest, seen_patients, splits
-from medvit.dataset.leakage import ALLOWED
+from medvit.dataset import manifest, splits
+from medvit.dataset.leakage import seen_patients
+from medvit.dataset.leakage.audit import ALLOWED
 from medvit.errors import SplitError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import medvit.errors
 from medvit import config, predict
-from medvit.engine import stop
+from medvit.engine.guards import stop
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = re.findall(

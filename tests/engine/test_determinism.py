@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medvit.bundle.card import card
-from medvit.engine.determinism import LEVELS, described, level_of
+from medvit.engine.guards.determinism import LEVELS, described, level_of
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")  # of torch 2.13 on an AVX2 processor
 WORDS = ("augment=xray", "optim.plan.ema=0", "trainer.limit_train_batches=3", "trainer.workers=0")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from medvit.engine import finite
 from medvit.engine.checkpoint_file import newest
-from medvit.engine.finite import FiniteGuard
+from medvit.engine.guards import finite
+from medvit.engine.guards.finite import FiniteGuard
 from medvit.engine.module import FineTuner
 from medvit.errors import RunError
 

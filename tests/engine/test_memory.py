@@ -17,7 +17,7 @@ from medvit.engine.build import prepare
 from medvit.engine.checkpoint import BEST
 from medvit.engine.finders import find
 from medvit.engine.fit import fit
-from medvit.engine.memory import Need, advice, need_of, smaller, tell
+from medvit.engine.guards.memory import Need, advice, need_of, smaller, tell
 from medvit.engine.module import FineTuner
 from medvit.errors import OutOfMemory
 from medvit.model.network import Network

@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 from medvit.config import conf_dir
-from medvit.dataset import seen_patients, splits
+from medvit.dataset import splits
+from medvit.dataset.leakage import seen_patients
 from medvit.engine.checkpoint import BEST, load_run
 from medvit.engine.pretraining import VALIDATION, Pretrainer, masks, prepare, pretrain
 from medvit.errors import ConfigError, RunError, SplitError

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from medvit.dataset import manifest, splits
-from medvit.engine import stop
 from medvit.engine.checkpoint_file import newest
+from medvit.engine.guards import stop
 from medvit.engine.module import FineTuner
 from medvit.errors import RunError
 

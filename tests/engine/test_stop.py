@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from medvit.engine import stop
+from medvit.engine.guards import stop
 from medvit.errors import Stopped
 from medvit.tracking import run as runs
 from tests.test_pipeline import SMALL, medvit

@@ -6,8 +6,8 @@ import pytest
 from medvit.errors import EvaluationError
 from medvit.evaluation.protocol import evaluate_predictions
 from medvit.metric.ranking import auroc
-from medvit.report.baseline import BaselineSide, shortcut_baselines
 from medvit.report.page import Extras
+from medvit.report.section.baseline import BaselineSide, shortcut_baselines
 
 
 def known(table, seed, planted=6.0):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from medvit.prediction.predictions import prepare
-from medvit.report.confusion import confusion, most_probable
+from medvit.report.section.confusion import confusion, most_probable
 
 CLASSES = ("a", "b", "c")
 TRUTH = np.array([0, 0, 0, 0, 1, 1, 2, 2])

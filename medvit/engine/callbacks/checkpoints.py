@@ -15,9 +15,9 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from medvit.engine.checkpoint_file import LAST, remove_drafts
+from medvit.engine.guards.stop import asked, stop_if_asked
 from medvit.engine.module import FineTuner
 from medvit.engine.predict import of_all_devices
-from medvit.engine.stop import asked, stop_if_asked
 from medvit.errors import RunError
 
 _LEAVE_S = 60

@@ -8,7 +8,7 @@ from typing import Any
 
 from medvit.config_check import out_of_range, refused_by
 from medvit.config_words import nearest
-from medvit.engine.determinism import DEFAULT, LEVELS
+from medvit.engine.guards.determinism import DEFAULT, LEVELS
 from medvit.engine.settings.part_problems import part_problems, trainer_problems
 
 _PRECISIONS = ("auto", "bf16-mixed", "16-mixed", "32-true")

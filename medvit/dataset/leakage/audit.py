@@ -19,9 +19,9 @@ import pandas as pd
 from medvit.command_line import anywhere, command_line
 from medvit.dataset import manifest as manifests
 from medvit.dataset import splits as division
-from medvit.dataset.fingerprint import CachedImages, Fingerprints, near_pairs, of_cache
+from medvit.dataset.leakage.fingerprint import CachedImages, Fingerprints, near_pairs, of_cache
+from medvit.dataset.leakage.near_duplicates import NearDuplicates
 from medvit.dataset.manifest import KEPT, Manifest, label_text, replace_file
-from medvit.dataset.near_duplicates import NearDuplicates
 from medvit.dataset.splits import SIDES, SYNONYMS, Splits
 from medvit.errors import DataError, SplitError
 

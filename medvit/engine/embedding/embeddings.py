@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from medvit.data.cache import Cache
 from medvit.data.units import Units
-from medvit.dataset import near_duplicates
+from medvit.dataset.leakage import near_duplicates
+from medvit.dataset.leakage.near_duplicates import NearDuplicates
 from medvit.dataset.manifest import Manifest
-from medvit.dataset.near_duplicates import NearDuplicates
 from medvit.model.network import Network
 from medvit.pretraining.unlabelled import Unlabelled
 

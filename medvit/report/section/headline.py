@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medvit.dataset.leakage import leaks_allowed
+from medvit.dataset.leakage.audit import leaks_allowed
 from medvit.prediction.predictions import Sample
-from medvit.report import cohort
+from medvit.report.section import cohort
 from medvit.report.table import Table
 from medvit.report.wording import class_name, format_estimate
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medvit.metric.ranking import ratio
 from medvit.prediction.predictions import Sample
-from medvit.report.cohort import baseline_scores, gain_over
+from medvit.report.section.cohort import baseline_scores, gain_over
 from medvit.report.table import Row, Table, estimate
 
 Array = NDArray[np.float64]

@@ -27,7 +27,7 @@ from medvit.dataset import manifest, splits
 from medvit.dataset.manifest import LABEL, Manifest
 from medvit.engine.build import build_preprocess, describe, refuse_weights
 from medvit.engine.cached_features import CachedFeatures
-from medvit.engine.embeddings import PooledVector
+from medvit.engine.embedding.embeddings import PooledVector
 from medvit.engine.predict import inference_device, predict
 from medvit.errors import ConfigError, DataError
 from medvit.model.feature_cache import weights_digest

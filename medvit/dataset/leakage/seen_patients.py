@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medvit.atomic_file import replace_file
 from medvit.dataset import manifest, splits
-from medvit.dataset.leakage import ALLOWED
+from medvit.dataset.leakage.audit import ALLOWED
 from medvit.errors import SplitError
 
 FILE = "seen_patients.json"  # in a run's folder

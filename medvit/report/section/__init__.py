@@ -1,0 +1,1 @@
+"""Sections of the report: one function each, from predictions to tables."""
