@@ -22,7 +22,7 @@ from medvit.errors import ConfigError, MedvitError
 
 MODELS = ("vit_pico", "vit_modern_16", "vit_pico_3d", "segresnet_3d")
 GROUPS = {"task": words("task"), "model": MODELS, "pool": words("pool"), "optim": words("optim"), "bag": words("bag")}
-TRIES = 12  # cases that are tried for a pair before it counts as refused
+TRIES = 60  # cases that are tried for a pair before it counts as refused: all of them
 Pair = frozenset[tuple[str, str]]  # of group and word
 
 

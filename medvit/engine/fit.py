@@ -180,10 +180,14 @@ def _run(
 def _predict_again(
     trainer: pl.Trainer, folder: Path, module: FineTuner, data: DataModule, features: CachedFeatures | None
 ) -> tuple[Network, pd.DataFrame]:
-    """Return the best network as the folder rebuilds it, and its validation predictions, kept in the folder too."""
+    """Return the best network as the folder rebuilds it, and its validation predictions, kept in the folder too.
+
+    Tokens are cached in fp16: what calibration and thresholds are fitted on comes from the images, as in the bundle.
+    """
     best = checkpoint.load_run(folder).network
     device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
-    loader, encode = (data.val_dataloader(), None) if features is None else (features.loader("val"), module.encode)
+    exact = features is not None and features.features.summary
+    loader, encode = (features.loader("val"), module.encode) if features and exact else (data.val_dataloader(), None)
     found = predict(best, loader, module.scale, module.shift, device, encode)
     validation = table(found, module.task, data.units("val").with_digests(), "val")
     if trainer.is_global_zero:
