@@ -75,10 +75,10 @@ ELSEWHERE = {  # settings of a preset or recipe that another test goes over, and
     "trainer.max_steps", "trainer.max_time", "trainer.limit_train_batches", "trainer.limit_val_batches",
     "trainer.fast_dev_run", "trainer.overfit_batches", "trainer.detect_anomaly", "trainer.profiler",
     "trainer.strategy", "trainer.extra",
-    # tests/engine/test_resume.py, test_finite.py
-    "trainer.log_every_n_steps",  # tests/engine/test_step_curves.py
+    # tests/engine/test_resume.py, guards/test_finite.py
+    "trainer.log_every_n_steps",  # tests/engine/callbacks/test_step_curves.py
     "trainer.checkpoint_minutes", "trainer.patience", "trainer.skip_non_finite",
-    "trainer.auto_batch",  # tests/engine/test_memory.py
+    "trainer.auto_batch",  # tests/engine/guards/test_memory.py
 }  # fmt: skip
 
 

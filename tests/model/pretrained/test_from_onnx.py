@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from plain_vit import PlainViT, export
 
 from medvit.errors import WeightsError

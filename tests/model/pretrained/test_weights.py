@@ -23,7 +23,7 @@ from medvit.model.pretrained import adapt, canonical, convert, families, fetch, 
 from medvit.model.pretrained.load import load
 from medvit.weights import main
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("golden", HERE / "golden.py")
 assert _spec is not None
 assert _spec.loader is not None

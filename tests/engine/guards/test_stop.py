@@ -119,7 +119,7 @@ def test_a_job_of_a_scheduler_with_several_tasks_trains(work: Path, monkeypatch:
 @pytest.mark.slow
 def test_the_job_of_the_slurm_page_puts_itself_back_into_the_queue_and_goes_on(work: Path, tmp_path: Path) -> None:
     """With a stand-in for `scontrol` that writes down what it was asked, and this Python for `python`."""
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "slurm.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "slurm.md").read_text(encoding="utf-8")
     script = page.split("```text\n")[1].split("```")[0]
     train = re.search(r"python -m medvit\.train .*?resume=auto", script, re.DOTALL)
     assert train
