@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+BINARY = getattr(os, "O_BINARY", 0)  # without it Windows turns line feeds into two bytes
+
 
 def replace_file(path: Path, write_draft: Callable[[Path], object], previous: Path | None = None) -> None:
     """Write a file under a temporary name beside `path`, flush it to the disk, and rename it: all of it or nothing.
@@ -47,7 +49,9 @@ def _also_called(path: Path, other: Path) -> None:
 
 def sync(path: Path) -> None:
     """Flush a file or a folder's list of names to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

@@ -2,19 +2,22 @@
 
 Decoders are C libraries; a crafted frame can crash one. Here that kills a child, costs one refusal, and the next object
 gets a new child. What a child prints is thrown away, as it may hold a name. This is a cap on accidents, no jail: a
-child has the rights of its user and answers by pickle. POSIX only.
+child has the rights of its user and answers by pickle. The memory cap is Linux's; on Windows the child is
+multiprocessing's, which imports the user's own script again.
 """
 
 from __future__ import annotations
 
+import mmap
+import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -24,7 +27,10 @@ from medvit.errors import DataError, DicomRefusal, MedvitError
 
 SECONDS, MEMORY_BYTES = 30.0, 2 << 30
 Work = Callable[[Any], Any]
-_CHILD = "from medvit.bundle.isolate import serve; serve({})"
+_CHILD = (
+    "from multiprocessing.connection import Connection; from medvit.bundle.isolate import serve; serve(Connection({}))"
+)
+_SPAWNS = os.name == "nt"  # where a child inherits no open files by their number
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _STARTING = threading.Lock()
 
@@ -40,7 +46,7 @@ class Isolated:
 
     def __init__(self, work: Work, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
         self.seconds, self.memory_bytes, self._work = seconds, memory_bytes, work
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | SpawnProcess | None = None
         self._pipe: Connection[Any, Any] | None = None
 
     def __call__(self, source: Any) -> Any:
@@ -66,7 +72,7 @@ class Isolated:
         if self._child is not None and self._pipe is not None:
             self._pipe.close()
             self._child.kill()
-            self._child.wait()
+            self._child.join() if isinstance(self._child, SpawnProcess) else self._child.wait()
         self._child = self._pipe = None
 
     def __enter__(self) -> Isolated:
@@ -86,14 +92,7 @@ class Isolated:
             return self._pipe
         ours, theirs = Pipe()
         with _STARTING, theirs:
-            self._child = subprocess.Popen(  # noqa: S603 - this interpreter and a constant
-                [sys.executable, "-c", _CHILD.format(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            self._child = _spawned(theirs) if _SPAWNS else _executed(theirs)
         self._pipe = ours
         try:
             ours.send((self._work, self.memory_bytes))
@@ -131,9 +130,33 @@ class IsolatedPool:
             child.close()
 
 
-def serve(descriptor: int) -> None:
+def _executed(pipe: Connection[Any, Any]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - this interpreter and a constant
+        [sys.executable, "-c", _CHILD.format(pipe.fileno())],
+        pass_fds=[pipe.fileno()],
+        env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _spawned(pipe: Connection[Any, Any]) -> SpawnProcess:
+    child = multiprocessing.get_context("spawn").Process(target=_serve_quietly, args=(pipe,), daemon=True)
+    child.start()
+    return child
+
+
+def _serve_quietly(pipe: Connection[Any, Any]) -> None:
+    os.environ.update(_ONE_THREAD)  # what reads it is imported with the work
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nowhere, standard)
+    serve(pipe)
+
+
+def serve(pipe: Connection[Any, Any]) -> None:
     """Answer the parent's requests, in the child, until it closes the pipe."""
-    pipe: Connection[Any, Any] = Connection(descriptor)
     work, memory_bytes = pipe.recv()
     _cap_memory(memory_bytes)
     pipe.send("ready")
@@ -155,5 +178,7 @@ def _cap_memory(memory_bytes: int) -> None:
     """Cap the address space at what is mapped now plus `memory_bytes`, where the system says what is mapped (Linux)."""
     mapped = Path("/proc/self/statm")
     if mapped.exists():
-        cap = int(mapped.read_text().split()[0]) * resource.getpagesize() + memory_bytes
+        import resource  # not on Windows
+
+        cap = int(mapped.read_text().split()[0]) * mmap.PAGESIZE + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (cap, cap))

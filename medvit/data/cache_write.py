@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -19,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.atomic_file import sync
+from medvit import file_lock
+from medvit.atomic_file import BINARY, sync
 from medvit.data import cache_journal
 from medvit.data.cache_journal import CacheRecord
 from medvit.data.cache_layout import Preprocess, image_bytes, images_per_shard, layout, shard_paths
@@ -54,7 +54,7 @@ class Writer:
             length = path.stat().st_size
         for record in intact:
             self._remember(record)
-        self.journal = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.journal = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o644)
         os.ftruncate(self.journal, length)
         os.lseek(self.journal, 0, os.SEEK_END)
         return self
@@ -124,7 +124,7 @@ class Writer:
         if used + record.count > self.per_shard:
             number, used = number + 1, 0
         pixels = np.ascontiguousarray(prepared.pixels)
-        descriptor = os.open(self.home / f"shard-{number:03d}.bin", os.O_WRONLY | os.O_CREAT, 0o644)
+        descriptor = os.open(self.home / f"shard-{number:03d}.bin", os.O_WRONLY | os.O_CREAT | BINARY, 0o644)
         try:
             os.lseek(descriptor, used * self.bytes, os.SEEK_SET)
             cache_journal.write_all(descriptor, pixels.data)
@@ -141,13 +141,13 @@ def locked(home: Path) -> Iterator[None]:
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
-        lock = (home / "lock").open("w")
+        (home / "lock").touch()
     except OSError as error:
         raise CacheError(f"the cache folder cannot be written ({error.strerror}); choose another") from None
-    with lock:
+    with contextlib.ExitStack() as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.enter_context(file_lock.locked(home / "lock", wait=False))
         except BlockingIOError:
             _log.info("cache: another process is building; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.enter_context(file_lock.locked(home / "lock"))
         yield

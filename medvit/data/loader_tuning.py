@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import statistics
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
+
+import joblib
 
 from medvit.types import Batch
 
@@ -65,7 +66,7 @@ def tune_loader(loader: TunableLoader, workers: int | str, prefetch: int | str, 
 def _fastest(loader: TunableLoader, trial: list[Any], alone: float) -> tuple[int, dict[int, float]]:
     """Return the smallest number of threads within a tenth of the fastest, and the seconds per batch of each."""
     seconds = {0: alone}
-    cores = len(os.sched_getaffinity(0))
+    cores = joblib.cpu_count()
     for count in sorted({1, min(2, cores), min(4, cores), min(8, cores)}) if alone >= TRIVIAL_S else ():
         seconds[count] = _seconds(loader, trial, count) / len(trial)
     best = min(seconds.values())

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medvit.atomic_file import BINARY
+
 NAME = "journal.jsonl"
 SCHEMA = "medvit.journal/1"
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class Journal:
         """
         now = int(time.time() * 1000)
         line = json.dumps({"event": event, "at": now, **content}, allow_nan=False) + "\n"
-        handle = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        handle = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | BINARY, 0o644)
         try:
             data = line.encode()
             if _torn(handle):

@@ -142,7 +142,8 @@ def upload(folder: Path, uri: str) -> int:
 
 def main() -> None:
     """Run the process; what the server refuses for good ends it with one line."""
-    os.nice(_NICE)
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(_NICE)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     folder, uri = Path(sys.argv[1]), sys.argv[2]
     # of a file store's own client, say: its text may hold anything

@@ -13,7 +13,8 @@ from types import FrameType
 
 from medvit.errors import Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))  # Windows has the first two
 _AGAIN_S = 0.05  # from a `Stopped` that Python threw away to the next one
 _log = logging.getLogger(__name__)
 
