@@ -24,7 +24,9 @@ STEPS = 25
 
 def of_a_run(folder):
     """Return a bag network on the encoder of a run's folder."""
-    spec = importlib.util.spec_from_file_location("own_runs", Path(__file__).parents[1] / "model" / "test_from_run.py")
+    spec = importlib.util.spec_from_file_location(
+        "own_runs", Path(__file__).parents[1] / "model" / "pretrained" / "test_from_run.py"
+    )
     runs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(runs)
     runs.run_of(folder)
