@@ -42,6 +42,8 @@ TELEMETRY_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 os.environ.update(TELEMETRY_OFF)
+# OpenVINO reports its import, and no variable stops it; it does without this package of its own.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __version__ = "0.1.0"
 _READERS = ("decathlon", "load_bundle", "read_film", "read_volume", "vit")

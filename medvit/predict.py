@@ -39,6 +39,7 @@ def predict(
     workers: int | None = None,
     *,
     isolate: bool = True,
+    variant: str = "onnxruntime_fp32",
 ) -> int:
     """Predict every image of a folder (or one file); return the exit code: 0, or 10 if some or all were refused.
 
@@ -55,7 +56,7 @@ def predict(
     from medvit.clinical import results
     from medvit.clinical.units import counted, predictions_of, units_in
 
-    runtime = verified(bundle, workers)
+    runtime = verified(bundle, workers, variant)
     skipped: Counter[str] = Counter()
     units = units_in(source, runtime.preprocess, skipped)
     with atomic_folder(out, DataError) as part:
@@ -75,16 +76,19 @@ def predict(
     return SOME_REJECTED if count["REJECTED"] or not count["OK"] else 0
 
 
-def verified(bundle: Path, workers: int | None = None) -> Runtime:
+def verified(bundle: Path, workers: int | None = None, variant: str = "onnxruntime_fp32") -> Runtime:
     """Open a bundle after checking its hashes and that this machine says of its golden cases what training said.
 
+    `variant` says what runs the network, in which precision (`medvit.bundle.session`).
+
     Raises:
-        BundleError: the bundle is incomplete or altered, or this machine reads images differently.
+        BundleError: the bundle is incomplete or altered, or this machine reads images differently or cannot run
+            the variant.
     """
     from medvit.bundle import golden
     from medvit.bundle.runtime import Runtime
 
-    runtime = Runtime(bundle, workers)
+    runtime = Runtime(bundle, workers, variant)
     cases, worst = golden.check(runtime)
     logger.info("bundle %s verified: %d golden cases, off by at most %.1g", runtime.bundle.digest[:12], cases, worst)
     return runtime
@@ -114,11 +118,11 @@ def predict_by(settings: dict[str, Any]) -> int:
     """Predict, or with `verify` only verify, as conf/predict.yaml asks; return the exit code."""
     bundle = Path(settings["bundle"])
     if settings["verify"]:
-        verified(bundle)
+        verified(bundle, variant=settings["runtime"])
         return 0
     also = ExtraOutputs(settings["crosswalk"], settings["sr"])
     source, out, isolate = Path(settings["input"]), Path(settings["out"]), settings["isolate"]
-    return predict(bundle, source, out, also, settings["workers"], isolate=isolate)
+    return predict(bundle, source, out, also, settings["workers"], isolate=isolate, variant=settings["runtime"])
 
 
 @entry("predict", check)

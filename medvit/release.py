@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medvit.engine.guards import determinism
 from medvit.errors import BundleError, ConfigError, DataError, RunError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from medvit.bundle.contents import Contents
     from medvit.bundle.parity import Trained
     from medvit.bundle.runtime import Source
+    from medvit.bundle.variants import Validation, Wanted
     from medvit.data.units import Units
     from medvit.engine.checkpoint import TrainedRun
     from medvit.engine.fit import Fitted
@@ -39,25 +41,28 @@ class Release:
     trained: Trained
     contents: Contents
     samples: Sequence[Source]
+    variants: Wanted | None = None
 
     def write(self, out: Path, draft: bool = False) -> Exported:
         """Write the bundle through the parity gate; see `medvit.bundle.build.export`."""
         from medvit.bundle.build import export
 
-        return export(self.trained, self.contents, self.samples, out, draft)
+        return export(self.trained, self.contents, self.samples, out, draft, self.variants)
 
 
 def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = False) -> Release:
     """Return the release of a finished run; without `draft` its evaluation must match its weights and data.
 
     `options` may hold `name`, `licence` (text), `definitions` and `acceptance` (see conf/export.yaml), and `samples`
-    (a folder of DICOM files for the gate, in place of validation images of the run's own data set).
+    (a folder of DICOM files for the gate, in place of validation images of the run's own data set), and `variants` with
+    `variants_at_most` (see `medvit.bundle.variants`).
 
     Raises:
         RunError: no such run, unfinished, or (without `draft`) not evaluated or changed since.
         DataError: the data set the run was trained on is no longer there or has changed.
-        ConfigError: `definitions` or `acceptance` that no bundle can use.
+        ConfigError: `definitions`, `acceptance` or `variants` that no bundle can use.
     """
+    from medvit.bundle import variants
     from medvit.bundle.acceptance import problems
     from medvit.bundle.build import draft_contents, evaluated_contents
     from medvit.engine.checkpoint import PREPROCESS, load_run
@@ -75,7 +80,9 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     loaded = load_run(run.folder)
     _refuse_other_units(loaded.settings["data"].get("unit"), thresholds or {})
     asked = options.get("acceptance") or {}
-    if wrong := problems({key: limit for key, limit in asked.items() if limit is not None}):
+    names, dear = options.get("variants") or [], options.get("variants_at_most") or {}
+    wrong = problems({key: limit for key, limit in asked.items() if limit is not None})
+    if wrong := wrong + (variants.problems(names, dear, loaded.task.kind) if names else []):
         raise ConfigError("; ".join(wrong))
     images = _Images(loaded.data_folder(), loaded.settings, loaded.hashes)
     origin = {
@@ -102,7 +109,9 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     if options.get("licence"):
         contents = replace(contents, licence=f"{options['licence']}\n")
     trained = _trained(run, loaded)
-    return Release(run, trained, contents, samples_in(options.get("samples"), loaded.preprocess) or images.samples())
+    samples = samples_in(options.get("samples"), loaded.preprocess) or images.samples()
+    wanted = variants.Wanted(names, dear, images.validation(loaded)) if names else None
+    return Release(run, trained, contents, samples, wanted)
 
 
 def _refuse_other_units(unit: str | None, thresholds: Mapping[str, Any]) -> None:
@@ -150,6 +159,19 @@ class _Images:
         rows, folder = self.side(split), self.folder / "cache"
         cache = Cache.build(rows, self.manifest.root, loaded.preprocess, folder, on_bad="exclude")
         return Units(cache, np.arange(len(cache)), loaded.task)
+
+    def validation(self, loaded: TrainedRun) -> Validation:
+        """Return the validation units as the network takes them, with their truth and patients."""
+        from medvit.bundle.variants import Validation
+
+        units = self.units("val", loaded)
+
+        def images() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+            for (row,) in units.members:
+                yield loaded.preprocess.normalise(units.cache.gather([int(row)])), units.cache.position_mm(int(row))
+
+        truth = loaded.task.truth(units.target, units.weight)
+        return Validation(images, truth, units.frame["patient"].to_numpy())
 
     def samples(self) -> list[Source]:
         """Return files of some validation images, spread over all of them: never of the test side."""

@@ -25,6 +25,7 @@ pytestmark = [
 _CALLS = "trace=connect,sendto,sendmsg,sendmmsg,openat,open,creat"
 _OUTSIDE = re.compile(r'(?:inet_addr\(|inet_pton\(AF_INET6, )"(?!127\.|::1"|::ffff:127\.|0\.0\.0\.0")([^"]+)"')
 _WRITTEN = re.compile(r"^(?:openat|open|creat)\(.*(?:O_WRONLY|O_RDWR|O_CREAT).*\) = \d+<(/[^>]+)>$")
+VARIANT = ["variants=[openvino_fp32]", "variants_at_most={probability: null, decisions: null, auroc: null}"]
 _NOBODYS = ("/dev/", "/proc/", "/memfd:")
 
 
@@ -110,8 +111,9 @@ def test_no_command_looks_up_a_name_leaves_this_machine_or_writes_elsewhere(tmp_
     traced.medvit("search", *trials, "space={optim.plan.lr: {low: 1e-4, high: 1e-2}}", "tracking.folder=searched")
     traced.medvit("evaluate", "run=latest", "split=test", "bootstrap.draws=100")
     traced.medvit("register", "run=latest", "name=films", "alias=candidate")
-    traced.medvit("export", "run=latest", "out=bundle", "acceptance={age_years: null}")
+    traced.medvit("export", "run=latest", "out=bundle", "acceptance={age_years: null}", *VARIANT)
     traced.medvit("predict", "bundle=bundle", "input=work/phantom_cxr/raw/dicom", "out=predictions")
+    traced.medvit("predict", "bundle=bundle", "input=work/phantom_cxr/raw/dicom", "out=faster", "runtime=openvino_fp32")
     opened = next(line for line in printed.splitlines() if "look at it:" in line).partition(":")[2].strip()
     port = free_port()
     traced.serve("sh", "-c", f"exec env {opened.replace('--port 5000', f'--port {port}')}", port=port,

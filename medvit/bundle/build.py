@@ -21,6 +21,7 @@ from medvit.bundle.onnx import write_onnx
 from medvit.bundle.ood import distance_limits
 from medvit.bundle.parity import Parity, Trained, gate
 from medvit.bundle.runtime import Source
+from medvit.bundle.variants import Wanted, add
 from medvit.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:
@@ -40,16 +41,23 @@ class Exported:
 
 
 def export(
-    trained: Trained, contents: bundles.Contents, samples: Sequence[Source], out: Path, draft: bool = False
+    trained: Trained,
+    contents: bundles.Contents,
+    samples: Sequence[Source],
+    out: Path,
+    draft: bool = False,
+    variants: Wanted | None = None,
 ) -> Exported:
     """Write a bundle to `out`, which must not be there yet, and compare it with training on `samples`.
+
+    `variants` are measured on validation units and recorded; see `medvit.bundle.variants`.
 
     Raises:
         BundleError: parts are missing (and `draft` is False), `out` is taken or cannot be written, torch cannot write
             the network, or the exported path does not agree with the training path. Nothing is left behind.
     """
     with atomic_folder(out, BundleError) as part:
-        digest = _write_all(part, trained, contents, draft)
+        digest = _write_all(part, trained, contents, draft, variants)
         parity = gate(part, trained.network, trained.preprocess, trained.probabilities, samples)
     logger.info(
         "exported; over %d images the bundle and training differ by at most %.1g (allowed 1e-5), %d refused by both",
@@ -67,11 +75,15 @@ def write_draft(trained: Trained, contents: bundles.Contents, out: Path) -> Path
     return out
 
 
-def _write_all(part: Path, trained: Trained, contents: bundles.Contents, draft: bool) -> str:
+def _write_all(
+    part: Path, trained: Trained, contents: bundles.Contents, draft: bool, variants: Wanted | None = None
+) -> str:
     """Write everything of a bundle into `part`, seal it and return its digest."""
     bundles.write_parts(part, contents, draft)
     _write_models(part, trained, contents)
     golden.write(part, trained, contents.labels["names"], trained.golden)
+    if variants is not None and variants.names:
+        bundles.write_variants(part, add(part / "models", contents, variants))
     bundles.write_metadata(part, _monai_metadata(trained, contents))
     return bundles.seal(part)
 

@@ -20,6 +20,7 @@ FORMAT = 1
 SUMS = "SHA256SUMS"
 PARTS = ("manifest", "preprocess", "labels", "thresholds", "calibration", "acceptance")
 UNLIKE = "unlike"  # not in bundles of volumes without a training cache, nor in those of older versions
+VARIANTS = "variants"  # only in bundles that were measured with some
 _NEEDED = ("models/model.onnx", "models/model.safetensors", "configs/metadata.json", "docs/README.md", "LICENSE")
 _SUFFIXES = {".json", ".onnx", ".safetensors", ".md", ".dcm", ".npz", ".pdf", ".txt", ""}
 
@@ -37,6 +38,7 @@ class Bundle:
     calibration: dict[str, Any]
     acceptance: dict[str, Any]
     unlike: dict[str, Any] | None = None
+    variants: dict[str, Any] | None = None
 
     @property
     def draft(self) -> bool:
@@ -104,6 +106,11 @@ def _json(file: Path, value: Any) -> None:
     file.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def write_variants(folder: Path, costs: Mapping[str, Any]) -> None:
+    """Write what each further variant of the network costs (`medvit.bundle.variants`)."""
+    _json(folder / "medvit" / f"{VARIANTS}.json", costs)
+
+
 def write_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
     """Write MONAI's `configs/metadata.json`."""
     _json(folder / "configs" / "metadata.json", metadata)
@@ -151,7 +158,7 @@ def read(folder: Path) -> Bundle:
     """
     digest = verify(folder)
     try:
-        there = [*PARTS, *([UNLIKE] if (folder / "medvit" / f"{UNLIKE}.json").is_file() else [])]
+        there = [*PARTS, *(name for name in (UNLIKE, VARIANTS) if (folder / "medvit" / f"{name}.json").is_file())]
         parts = {name: json.loads((folder / "medvit" / f"{name}.json").read_text(encoding="utf-8")) for name in there}
     except (OSError, ValueError) as error:
         raise BundleError("A JSON part of the bundle's medvit/ folder cannot be read. Export again.") from error

@@ -23,6 +23,8 @@ from medvit.bundle.contents import Bundle, read
 from medvit.bundle.decision import Decider
 from medvit.bundle.isolate import IsolatedPool
 from medvit.bundle.ood import OutOfDistribution
+from medvit.bundle.session import DEFAULT, feed_of, open_session
+from medvit.bundle.variants import refuse_unmeasured
 from medvit.errors import BundleError, DicomRefusal
 from medvit.preprocess import FilmPreprocess, Prepared, VolumeFiles, VolumePreprocess
 from medvit.types import Facts, Film
@@ -66,14 +68,17 @@ class Result:
 
 
 class Runtime:
-    """An opened bundle. Every hash in it is checked first.
+    """An opened bundle. Every hash in it is checked first. `variant` is one of `medvit.bundle.session.FILES`.
 
     Raises:
-        BundleError: a file is missing, altered or added, or the network does not fit its description.
+        BundleError: a file is missing, altered or added, the network does not fit its description, or the variant was
+            not measured at export or cannot run on this machine.
     """
 
-    def __init__(self, folder: Path, workers: int | None = None) -> None:
+    def __init__(self, folder: Path, workers: int | None = None, variant: str = DEFAULT) -> None:
         self.bundle: Bundle = read(folder)
+        refuse_unmeasured(variant, self.bundle.variants)
+        self.variant = variant
         self.preprocess = preprocess.from_json(self.bundle.preprocess)
         _need_monai(self.preprocess.steps)
         self.names: tuple[str, ...] = tuple(self.bundle.labels["names"])
@@ -82,9 +87,8 @@ class Runtime:
         )
         self.unlike = OutOfDistribution(self.bundle.unlike, self.bundle.acceptance)
         self.workers = workers or min(8, os.cpu_count() or 1)
-        self.session = _session(self.bundle.folder / "models" / "model.onnx")
-        self.inputs = {item.name for item in self.session.get_inputs()}
-        outputs = self.session.get_outputs()[0].shape[-1]
+        self.session = open_session(self.bundle.folder / "models", variant, self.workers)
+        self.inputs, outputs = self.session.inputs, self.session.outputs
         if outputs != len(self.names):
             raise BundleError(f"The network has {outputs} outputs, labels.json names {len(self.names)}. Export again.")
 
@@ -142,19 +146,11 @@ class Runtime:
 
     def _logits(self, images: NDArray[np.float32], position_mm: NDArray[np.float32]) -> NDArray[np.float64]:
         """Run images [I C *S] as one unit and return its logits, fp64 [1 K]."""
-        return np.asarray(self.session.run(None, self.feed(images, position_mm))[0], np.float64)
+        return self.session.run(self.feed(images, position_mm))
 
     def feed(self, images: NDArray[np.float32], position_mm: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return what the network takes of images [I C *S], normalised, that are one unit, at positions [I] in mm."""
-        feed: dict[str, NDArray[Any]] = {"image": images}
-        if "mask" in self.inputs:
-            count = len(images)
-            feed = {"image": images[None], "mask": np.ones((1, count), bool)}
-            feed |= {"position_mm": position_mm[None], "kind": np.zeros((1, count), np.int64)}
-            feed = {name: value for name, value in feed.items() if name in self.inputs}  # a pool may not use all
-        elif len(images) != 1:
-            raise BundleError(f"The preprocessing gives {len(images)} images, the network takes one. Export again.")
-        return feed
+        return feed_of(self.inputs, images, position_mm)
 
 
 def read_and_prepare(
@@ -182,17 +178,3 @@ def _need_monai(steps: Mapping[str, Any]) -> None:
             "pip install 'medvit[monai]'."
         ) from None
     build_all(steps)
-
-
-def _session(file: Path) -> Any:
-    """Open the network with one thread per call: several images run beside each other, each always the same way."""
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf) as error:
-        raise BundleError("models/model.onnx cannot be opened by onnxruntime. Export again.") from error

@@ -38,6 +38,7 @@ def write_studies(folder: Path, runtime: Runtime, units: Sequence[Unit], results
         "bundle": bundle.digest[:12],
         "run": bundle.manifest["provenance"].get("run_id", ""),
         "medvit": metadata.version("medvit"),
+        "runtime": runtime.variant,
     }
     studies: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for unit, result in zip(units, results, strict=True):
