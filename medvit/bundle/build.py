@@ -91,6 +91,7 @@ def _write_models(part: Path, trained: Trained, contents: bundles.Contents) -> N
         "medvit.labels": contents.labels,
         "medvit.thresholds": contents.thresholds,
         "medvit.calibration": contents.calibration,
+        "medvit.grid": [int(side) for side in network.backbone.grid],  # what occlusion maps are drawn on
         "medvit.use": "Research only. NOT FOR DIAGNOSTIC USE.",
     }
     write_onnx(network, tuple(trained.preprocess.shape), models / "model.onnx", properties, trained.onnx)
