@@ -81,6 +81,7 @@ def _write_models(part: Path, trained: Trained, contents: bundles.Contents) -> N
     from safetensors.torch import save_file
 
     network = trained.network.eval().float().cpu()
+    backbone: Any = network.backbone
     models = part / "models"
     models.mkdir()
     state = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
@@ -91,7 +92,7 @@ def _write_models(part: Path, trained: Trained, contents: bundles.Contents) -> N
         "medvit.labels": contents.labels,
         "medvit.thresholds": contents.thresholds,
         "medvit.calibration": contents.calibration,
-        "medvit.grid": [int(side) for side in network.backbone.grid],  # what occlusion maps are drawn on
+        "medvit.grid": [int(side) for side in backbone.grid],  # what occlusion maps are drawn on
         "medvit.use": "Research only. NOT FOR DIAGNOSTIC USE.",
     }
     write_onnx(network, tuple(trained.preprocess.shape), models / "model.onnx", properties, trained.onnx)

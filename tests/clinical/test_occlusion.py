@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from clinical.conftest import volume_bundle
 
 from medvit.bundle import golden
 from medvit.bundle.runtime import Runtime
@@ -32,41 +32,12 @@ def test_a_films_map_is_that_of_explain(bundle: Path, trained: Any, films: list[
         np.testing.assert_allclose(found.values, expected, atol=1e-5)
 
 
-def volumes(contents: Any, out: Path, bag: bool) -> tuple[Any, Path]:
-    import torch
-
-    from medvit.bundle.build import write_draft
-    from medvit.bundle.decision import Decider
-    from medvit.bundle.parity import Trained
-    from medvit.model.bag import StudyBag
-    from medvit.model.network import Network
-    from medvit.model.pool import MeanPool
-    from medvit.model.vit import ViT
-    from medvit.preprocess import VolumePreprocess
-
-    torch.manual_seed(0)
-    if bag:
-        backbone = ViT(image_size=(16, 24), patch_size=(8, 8), in_channels=1, width=24, depth=1, heads=2)
-        preprocess = VolumePreprocess(size=(5, 16, 24), mode="slices")
-        network = Network(backbone, MeanPool(), outputs=1, bag=StudyBag()).eval()
-    else:
-        backbone = ViT(image_size=(8, 16, 16), patch_size=(4, 8, 8), in_channels=1, width=24, depth=1, heads=2)
-        preprocess = VolumePreprocess(size=(8, 16, 16))
-        network = Network(backbone, MeanPool(), outputs=1).eval()
-    with torch.no_grad():
-        network.head.weight.mul_(40)
-    probabilities = Decider(("opacity",), {"name": "sigmoid"}, {}, {}).probabilities
-    made = Trained(network, preprocess, probabilities, golden.generated_series())
-    its = replace(contents, preprocess=preprocess.to_json(), acceptance={"modality": ["MR"]})
-    return made, write_draft(made, its, out)
-
-
 def test_a_volumes_map_is_that_of_explain(contents: Any, tmp_path: Path) -> None:
     import torch
 
     from medvit.explain.attribution import occlusion as in_torch
 
-    made, folder = volumes(contents, tmp_path / "bundle", bag=False)
+    made, folder = volume_bundle(contents, tmp_path / "bundle", bag=False)
     runtime = Runtime(folder)
     prepared = runtime.preprocess.prepare(golden.generated_series()[0])
     image = torch.from_numpy(runtime.preprocess.normalise(prepared.pixels))
@@ -75,13 +46,14 @@ def test_a_volumes_map_is_that_of_explain(contents: Any, tmp_path: Path) -> None
     assert np.abs(expected).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_bag_of_slices_loses_what_a_window_over_slices_hides(contents: Any, tmp_path: Path) -> None:
     """Against the network in torch with every window painted by hand."""
     import torch
 
     from medvit.types import Bag
 
-    made, folder = volumes(contents, tmp_path / "bundle", bag=True)
+    made, folder = volume_bundle(contents, tmp_path / "bundle", bag=True)
     runtime = Runtime(folder)
     prepared = runtime.preprocess.prepare(golden.generated_series()[0])
     image = torch.from_numpy(runtime.preprocess.normalise(prepared.pixels))[None]
@@ -96,9 +68,16 @@ def test_a_bag_of_slices_loses_what_a_window_over_slices_hides(contents: Any, tm
                 for column in range(-1, 3):
                     part = image.clone()
                     for each in range(max(slot, 0), min(slot + 2, count)):
-                        rows, columns = slice(max(row, 0) * 8, (row + 2) * 8), slice(max(column, 0) * 8, (column + 2) * 8)
+                        rows, columns = (
+                            slice(max(row, 0) * 8, (row + 2) * 8),
+                            slice(max(column, 0) * 8, (column + 2) * 8),
+                        )
                         part[0, each, 0, rows, columns] = image[0, each].mean()
-                    box = (slice(max(slot, 0), slot + 2), slice(max(row, 0), row + 2), slice(max(column, 0), column + 2))
+                    box = (
+                        slice(max(slot, 0), slot + 2),
+                        slice(max(row, 0), row + 2),
+                        slice(max(column, 0), column + 2),
+                    )
                     total[box] += whole - float(made.network(part, bag)[0, 0])
                     seen[box] += 1
     found = occlusion(runtime, prepared)
@@ -130,7 +109,7 @@ def test_a_bundle_of_before_says_that_it_has_no_grid(bundle: Path, monkeypatch: 
     runtime = Runtime(bundle)
 
     class Old:
-        custom_metadata_map: dict[str, str] = {}
+        custom_metadata_map: ClassVar[dict[str, str]] = {}
 
     class Session:
         def get_modelmeta(self) -> Old:
