@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,20 @@ from medvit.mlflow_server import server_of
 
 if TYPE_CHECKING:
     from medvit.bundle.build import Exported
+
+logger = logging.getLogger(__name__)
+
+
+def uncoded_findings(labels: Mapping[str, Any]) -> str:
+    """Return a reminder that names the findings without a code of a public terminology, "" where all have one."""
+    without = [name for name, means in labels["definitions"].items() if not means.get("code")]
+    if not without:
+        return ""
+    example = f'{without[0]}: {{text: ..., code: ["233604007", SCT, Pneumonia]}}'
+    return (
+        f"No code for {', '.join(without)}: DICOM results name what no other system understands. Look codes up in "
+        f"SNOMED CT (SCT) or RadLex (RADLEX) and give definitions='{{{example}}}'."
+    )
 
 
 def export_by(settings: dict[str, Any]) -> Exported:
@@ -24,6 +40,8 @@ def export_by(settings: dict[str, Any]) -> Exported:
     from medvit.tracking.tags import bundle_tags
 
     release = prepare(settings["run"], Path(settings["tracking"]["folder"]), settings, settings["draft"])
+    if uncoded := uncoded_findings(release.contents.labels):
+        logger.warning(uncoded)
     done = release.write(Path(settings["out"]), settings["draft"])
     release.run.tags(bundle_tags(done.digest))
     uploader.follow(release.run.folder, server_of(settings["tracking"]))

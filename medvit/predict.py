@@ -18,17 +18,23 @@ from medvit.errors import DataError
 
 if TYPE_CHECKING:
     from medvit.bundle.runtime import Result, Runtime
+    from medvit.clinical.study_results import Wanted
 
 SOME_REJECTED = 10
+_HOT = 0.5  # of conf/predict.yaml
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ExtraOutputs:
-    """What to write beside the pseudonymous results; both name patients, so they stay where the images stay."""
+    """What to write beside the pseudonymous results; all of it names patients, so it stays where the images stay.
+
+    `reports` is short for a structured report per image; `dicom` is a `medvit.clinical.study_results.Wanted`.
+    """
 
     crosswalk: bool = False
     reports: bool = False
+    dicom: Wanted | None = None
 
 
 def predict(
@@ -45,24 +51,29 @@ def predict(
 
     Writes `predictions.csv` (one row per film or volume, in the order of the file names) and `studies/<study>.json`.
     Images are named by pseudonym and position; with `also.crosswalk`, `crosswalk.csv` (mode 0600) says which file is
-    which, and with `also.reports` a DICOM structured report of each predicted image goes to `sr/<uid>.dcm`. `isolate`
+    which, and the DICOM results of `also` go to `sr/`, `sc/`, `seg/`, `pm/` and `pdf/`, a folder per kind. `isolate`
     decodes in child processes with caps: a file that crashes a decoder, or takes over 30 s or 2 GiB, is rejected alone.
 
     Raises:
-        BundleError: the bundle is incomplete or altered.
+        BundleError: the bundle is incomplete or altered, or maps are asked of one that does not tell its patch grid.
         DataError: no file in the input, or the output folder is taken or cannot be written.
     """
     from medvit.bundle.atomic_folder import atomic_folder
     from medvit.clinical import results
+    from medvit.clinical.occlusion import grid_of
+    from medvit.clinical.study_results import Wanted
     from medvit.clinical.units import counted, predictions_of, units_in
 
+    wanted = also.dicom or Wanted(sr=also.reports)
     runtime = verified(bundle, workers, variant)
+    if wanted.drawn:
+        grid_of(runtime)  # told before the first image is read
     skipped: Counter[str] = Counter()
     units = units_in(source, runtime.preprocess, skipped)
     with atomic_folder(out, DataError) as part:
         found = list(_watched(predictions_of(runtime, units, isolate=isolate), len(units)))
-        if also.reports:
-            found = results.write_reports(part / "sr", runtime, units, found)
+        if wanted.any:
+            found = results.write_objects(part, runtime, units, found, wanted)
         results.write_table(part / "predictions.csv", runtime, units, found)
         results.write_studies(part / "studies", runtime, units, found)
         if also.crosswalk:
@@ -111,6 +122,25 @@ def check(settings: dict[str, Any]) -> list[str]:
     problems += [f"{key} has no value; give {key}=..." for key in ("input", "out") if not settings[key]]
     if settings["input"] and not Path(settings["input"]).exists():
         problems.append("input: no such file or folder")
+    return problems + _problems_of_dicom(settings["dicom"], settings["sr"])
+
+
+def _problems_of_dicom(dicom: dict[str, Any], sr: bool) -> list[str]:
+    words = {"per": ("image", "study"), "findings": ("present", "all")}
+    problems = [
+        f"dicom.{key}={dicom[key]}: expected {' or '.join(allowed)}"
+        for key, allowed in words.items()
+        if dicom[key] not in allowed
+    ]
+    if not 0 < dicom["hot"] <= 1:
+        problems.append(f"dicom.hot={dicom['hot']}: expected above 0 and at most 1, a share of the map's highest value")
+    drawn = dicom["maps"] or dicom["seg"] or dicom["parametric"]
+    if dicom["per"] != "image" and not sr:
+        problems.append("dicom.per is of structured reports: give sr=true")
+    if dicom["findings"] != "present" and not drawn:
+        problems.append("dicom.findings is of maps: give dicom.maps=true, dicom.seg=true or dicom.parametric=true")
+    if dicom["hot"] != _HOT and not dicom["seg"]:
+        problems.append("dicom.hot is of segmentations: give dicom.seg=true")
     return problems
 
 
@@ -120,7 +150,9 @@ def predict_by(settings: dict[str, Any]) -> int:
     if settings["verify"]:
         verified(bundle, variant=settings["runtime"])
         return 0
-    also = ExtraOutputs(settings["crosswalk"], settings["sr"])
+    from medvit.clinical.study_results import Wanted
+
+    also = ExtraOutputs(settings["crosswalk"], dicom=Wanted(sr=settings["sr"], **settings["dicom"]))
     source, out, isolate = Path(settings["input"]), Path(settings["out"]), settings["isolate"]
     return predict(bundle, source, out, also, settings["workers"], isolate=isolate, variant=settings["runtime"])
 

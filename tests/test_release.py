@@ -233,3 +233,14 @@ def test_a_changed_data_set_is_refused(evaluated, place) -> None:
         prepare(evaluated.id, place / "runs", {})
     for name, data in good.items():
         (place / "data" / name).write_bytes(data)
+
+
+def test_findings_without_a_code_are_named_at_export() -> None:
+    from medvit.bundle.build import labels_of
+    from medvit.export import uncoded_findings
+
+    task = {"kind": "multilabel", "names": ["pneumonia", "effusion"], "settings": {}, "fitted": {}}
+    known = {"pneumonia": {"text": "a pneumonia", "code": ["233604007", "SCT", "Pneumonia"]}}
+    assert uncoded_findings(labels_of(task, known)).startswith("No code for effusion: ")
+    known["effusion"] = {"text": "an effusion", "code": ["60046008", "SCT", "Pleural effusion"]}
+    assert uncoded_findings(labels_of(task, known)) == ""

@@ -79,7 +79,8 @@ def _write_all(
     part: Path, trained: Trained, contents: bundles.Contents, draft: bool, variants: Wanted | None = None
 ) -> str:
     """Write everything of a bundle into `part`, seal it and return its digest."""
-    bundles.write_parts(part, contents, draft)
+    backbone: Any = trained.network.backbone
+    bundles.write_parts(part, contents, draft, tuple(int(side) for side in backbone.grid))
     _write_models(part, trained, contents)
     golden.write(part, trained, contents.labels["names"], trained.golden)
     if variants is not None and variants.names:

@@ -73,8 +73,8 @@ class Contents:
         return found + ([] if self.acceptance else ["acceptance: no limits"])
 
 
-def write_parts(folder: Path, contents: Contents, draft: bool) -> None:
-    """Write everything but `models/` and the hashes.
+def write_parts(folder: Path, contents: Contents, draft: bool, grid: tuple[int, ...]) -> None:
+    """Write everything but `models/` and the hashes. `grid` is the patches per axis, on which maps are drawn.
 
     Raises:
         BundleError: not a draft, and thresholds, calibration, labels or acceptance limits are missing (all named).
@@ -89,6 +89,7 @@ def write_parts(folder: Path, contents: Contents, draft: bool) -> None:
         "name": contents.name,
         "draft": draft,
         "missing": problems,
+        "grid": list(grid),
         "not_for_diagnostic_use": True,
         "provenance": contents.provenance,
     }

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from medvit.bundle.runtime import Result, Runtime
+from medvit.clinical import study_results
+from medvit.clinical.study_results import Wanted
 from medvit.clinical.units import Unit
-from medvit.errors import DicomRefusal
 
 
 def write_table(file: Path, runtime: Runtime, units: Sequence[Unit], results: Sequence[Result]) -> None:
@@ -66,30 +67,26 @@ def _told(result: Result, runtime: Runtime) -> dict[str, Any]:
     return {"status": result.status, "findings": findings, "warnings": list(result.warnings)}
 
 
-def write_reports(folder: Path, runtime: Runtime, units: Sequence[Unit], results: Sequence[Result]) -> list[Result]:
-    """Write a structured report of each predicted unit, on its first file; reports name the patient.
+def write_objects(
+    folder: Path, runtime: Runtime, units: Sequence[Unit], found: Sequence[Result], wanted: Wanted
+) -> list[Result]:
+    """Write the DICOM results, study by study, each kind into its folder (mode 0700): they name the patient.
 
-    Returns the results, with a warning where the header allows no report.
+    Returns the results, with a warning where an object could not be made.
     """
-    from medvit.clinical.structured_report import Algorithm, Finding, structured_report
-
-    bundle = runtime.bundle
-    algorithm = Algorithm(bundle.manifest["name"], metadata.version("medvit"), bundle.digest[:12], bundle.draft)
-    folder.mkdir(mode=0o700)
-    told: list[Result] = []
-    for unit, result in zip(units, results, strict=True):
-        told.append(result)
-        if result.status != "OK":
-            continue
-        findings = [
-            Finding(name, result.probability[name], bundle.thresholds.get(name, {}).get("threshold"),
-                    result.decision.get(name, ""), bundle.labels["definitions"].get(name, {}).get("code"))
-            for name in runtime.names
-        ]  # fmt: skip
-        try:
-            structured_report(unit.files[0], findings, algorithm, folder / f"{unit.uid}.dcm")
-        except DicomRefusal as refusal:
-            told[-1] = replace(result, warnings=(*result.warnings, f"no report: {refusal}"))
+    told = list(found)
+    studies: dict[str, list[int]] = defaultdict(list)
+    for place, unit in enumerate(units):
+        studies[unit.study or f" {place}"].append(place)  # without a study, alone
+    for places in studies.values():
+        made, notes = study_results.results(runtime, [units[at] for at in places], [found[at] for at in places], wanted)
+        for output in made:
+            kind = folder / output.kind
+            kind.mkdir(mode=0o700, exist_ok=True)
+            output.dataset.save_as(kind / f"{output.name}.dcm", enforce_file_format=True)
+        for at, note in notes:
+            one = told[places[at]]
+            told[places[at]] = replace(one, warnings=(*one.warnings, note))
     return told
 
 

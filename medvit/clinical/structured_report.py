@@ -1,4 +1,4 @@
-"""What a model says of one image as a DICOM structured report, for a PACS: TID 1500 with one group per finding.
+"""What a model says of one image or a study as a DICOM structured report: TID 1500, one group per image and finding.
 
 Root template TID 1500 (Measurement Report), groups TID 1501, algorithm TID 4019 (DICOM PS3.16); Comprehensive 3D SR
 (PS3.3 A.35.13), partial and unverified. The report goes back into the patient's study, so it copies the patient and
@@ -9,24 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from medvit.dicom.header import read_header
-from medvit.errors import DicomRefusal
+from medvit.clinical.identity import NOTICE, OWN, Algorithm, copying, derived_uid, refuse_several_patients, settled
 
 if TYPE_CHECKING:
     from highdicom import sr
     from pydicom import Dataset
 
-NOTICE = "NOT FOR DIAGNOSTIC USE"
-_OWN = "99MEDVIT"  # coding scheme of this project: names starting with 99 are private (PS3.16 8.2)
 _SAID = {"present": ("52101004", "SCT", "Present"), "absent": ("2667000", "SCT", "Absent")}  # PS3.16 CID 240
-_MAY_BE_EMPTY = (  # type 2 of the patient and study modules (PS3.3 C.7.1.1, C.7.2.1)
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
-    *("StudyTime", "ReferringPhysicianName"),
-)
-_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_UCUM = {"years": "a", "months": "mo", "days": "d", "mm": "mm", "cm": "cm", "ml": "mL", "%": "%"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +26,7 @@ class Finding:
     """One finding: its name and code, calibrated probability in [0, 1], threshold, and the decision ("" for none).
 
     `code` is (value, scheme, meaning), for example ("233604007", "SCT", "Pneumonia"); None gives a private code.
+    With a `unit`, "" for none known, `probability` is a quantity's value in that unit.
     """
 
     name: str
@@ -41,99 +34,100 @@ class Finding:
     threshold: float | None = None
     decision: str = ""
     code: tuple[str, str, str] | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
-class Algorithm:
-    """What said it: the model's name, its version, and the first 12 digits of the bundle's hash."""
+class Judged:
+    """The headers of one image, or of the files of one volume, with what the model says of it."""
 
-    name: str
-    version: str
-    bundle: str
-    draft: bool = False
+    headers: Sequence[Dataset]
+    findings: Sequence[Finding]
 
 
-def structured_report(source: Path | bytes, findings: Sequence[Finding], algorithm: Algorithm, file: Path) -> None:
-    """Write the report on one image (its header is read again) as a DICOM file.
+def structured_report(judged: Sequence[Judged], algorithm: Algorithm, names: dict[str, Any]) -> Dataset:
+    """Return the report on the images of one study; `names` is what `medvit.clinical.identity.identity` returns.
 
     Raises:
-        DicomRefusal: E-TAG, the source lacks an identifier that a report has to refer to, or a report may not copy its
-            patient or study part (a date that is none).
+        DicomRefusal: E-TAG, a report may not copy the patient or study part (a date that is none); E-ID, the images
+            are of several patients.
     """
-    import highdicom
     from highdicom import sr
 
-    header = read_header(source)
-    missing = [name for name in _NEEDED if not header.get(name)]
-    if missing:
-        raise DicomRefusal("E-TAG", f"no {', '.join(missing)}", fix="a report cannot refer to this image")
-    for keyword in _MAY_BE_EMPTY:
-        if keyword not in header:
-            setattr(header, keyword, "")
-    content = _content(header, findings, algorithm)
-    try:
-        report = sr.Comprehensive3DSR(
-            evidence=[header],
-            content=content,
-            series_instance_uid=highdicom.UID(),
-            series_number=999,
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer="medvit",
-            series_description=f"{'DRAFT, ' if algorithm.draft else ''}{NOTICE}",
-        )
-        report.save_as(file, enforce_file_format=True)
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:  # what pydicom says of odd values
-        file.unlink(missing_ok=True)
-        raise DicomRefusal(
-            "E-TAG", f"a header that no report may copy ({type(error).__name__})", fix="correct dates and names in it"
-        ) from error
+    evidence = [header for one in judged for header in one.headers]
+    refuse_several_patients(evidence)
+    with copying():
+        report: Dataset = sr.Comprehensive3DSR(
+            evidence=evidence, content=_content(judged, algorithm, names["sop_instance_uid"]), manufacturer="medvit",
+            **names,
+        )  # fmt: skip
+        return settled(report)
 
 
-def _content(header: Dataset, findings: Sequence[Finding], algorithm: Algorithm) -> sr.MeasurementReport:
-    """Return the content tree: who observed, and one group per finding."""
-    import highdicom
+def _content(judged: Sequence[Judged], algorithm: Algorithm, report: str) -> sr.MeasurementReport:
+    """Return the content tree: who observed, and one group per image and finding."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
     device = sr.DeviceObserverIdentifyingAttributes(
-        uid=highdicom.UID(), name=algorithm.name[:64], manufacturer_name="medvit", model_name=algorithm.name[:64]
-    )
+        uid=derived_uid("model", algorithm.bundle), name=algorithm.name[:64], manufacturer_name="medvit",
+        model_name=algorithm.name[:64],
+    )  # fmt: skip
     context = sr.ObservationContext(
         observer_device_context=sr.ObserverContext(codes.DCM.Device, observer_identifying_attributes=device)
     )
-    image = sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
+    groups: list[Any] = []
+    for one in judged:
+        images = [sr.SourceImageForMeasurementGroup(each.SOPClassUID, each.SOPInstanceUID) for each in one.headers]
+        for finding in one.findings:
+            uid = derived_uid("group", report, str(len(groups)))
+            groups.append(_group(finding, algorithm, images, uid))
     return sr.MeasurementReport(
-        observation_context=context,
-        procedure_reported=codes.SCT.ImagingProcedure,
-        imaging_measurements=[_group(finding, algorithm, image) for finding in findings],
+        observation_context=context, procedure_reported=codes.SCT.ImagingProcedure, imaging_measurements=groups
     )
 
 
-def _group(finding: Finding, algorithm: Algorithm, image: object) -> object:
-    """Return the TID 1501 group of one finding: probability, decision, threshold and the algorithm."""
+def _group(finding: Finding, algorithm: Algorithm, images: Sequence[Any], uid: str) -> object:
+    """Return the TID 1501 group of one finding: probability or quantity, decision, threshold and the algorithm."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
-    code = sr.CodedConcept(*(finding.code or (_short(finding.name), _OWN, finding.name[:64])))
-    parameters = [NOTICE, f"bundle={algorithm.bundle}"]
+    code = code_of(finding.name, finding.code)
+    parameters = [NOTICE, f"bundle={algorithm.bundle[:12]}"]
+    parameters += ["probability is calibrated on validation images"] if finding.unit is None else []
     parameters += [] if finding.threshold is None else [f"threshold={finding.threshold:.6g}"]
-    said = sr.CodedConcept(*_SAID.get(finding.decision, ("82334004", "SCT", "Indeterminate")))
-    probability = sr.Measurement(
-        name=sr.CodedConcept("probability", _OWN, "Calibrated probability of the finding"),
-        value=round(finding.probability, 6),
-        unit=codes.UCUM.NoUnits,
-    )
+    if finding.unit is None:
+        said = sr.CodedConcept(*_SAID.get(finding.decision, ("82334004", "SCT", "Indeterminate")))
+        name, unit, stated = codes.DCM.Probability, codes.UCUM.NoUnits, [
+            sr.QualitativeEvaluation(codes.DCM.PresenceOfProperty, said)
+        ]  # fmt: skip
+    else:
+        name, unit, stated = code, _unit(finding.unit), []
     return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(identifier=_short(finding.name)),
+        tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=_short(finding.name)),
         finding_type=code,
         algorithm_id=sr.AlgorithmIdentification(algorithm.name[:64], algorithm.version, parameters),
-        measurements=[probability],
-        qualitative_evaluations=[
-            sr.QualitativeEvaluation(sr.CodedConcept("presence", _OWN, "Presence of finding"), said)
-        ],
-        source_images=[image],
+        measurements=[sr.Measurement(name=name, value=round(finding.probability, 6), unit=unit)],
+        qualitative_evaluations=stated or None,
+        source_images=images,
     )
+
+
+def code_of(name: str, code: Sequence[str] | None) -> Any:
+    """Return the code of a finding as a concept, a private one where it has none."""
+    from highdicom import sr
+
+    return sr.CodedConcept(*(code or (_short(name), OWN, name[:64])))
+
+
+def _unit(unit: str) -> Any:
+    """Return a unit as UCUM has it, or under its own name; PS3.16 wants a code even for what has no unit."""
+    from highdicom import sr
+
+    if not unit:
+        return sr.CodedConcept("1", "UCUM", "no units")
+    known = _UCUM.get(unit.lower())
+    return sr.CodedConcept(known, "UCUM", unit) if known else sr.CodedConcept(_short(unit), OWN, unit[:64])
 
 
 def _short(name: str) -> str:

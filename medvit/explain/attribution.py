@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
-from itertools import product
 
 import torch
 from jaxtyping import Float
@@ -27,12 +26,12 @@ from torch.nn import functional
 from medvit.errors import ConfigError
 from medvit.explain.activations import NO_ATTENTION, Activations, evaluation_mode, record_activations
 from medvit.explain.reference import grey
+from medvit.metric.occlusion_windows import pixels_of, windows
 from medvit.model.network import Network
 from medvit.types import Bag
 
 Method = Callable[[Network, Tensor, int], Tensor]
 STEPS = 16  # of integrated gradients
-_WINDOWS = 6  # strides of occlusion per axis, whatever the grid
 _AT_ONCE = 64  # occluded images per forward pass
 
 
@@ -131,23 +130,20 @@ def occlusion(
     Windows overlap by half and are two strides wide, about 6 strides per axis; a patch gets the mean of its windows.
     """
     grid = tuple(network.backbone.grid)
-    cells = [math.ceil(side / _WINDOWS) for side in grid]
     patch = [length // side for length, side in zip(image.shape[2:], grid, strict=True)]
-    starts = list(product(*(range(-step, side, step) for step, side in zip(cells, grid, strict=True))))
+    every = windows(grid)
     fall, count = image.new_zeros(len(image), *grid), image.new_zeros(grid)
     fill = grey(image) if reference is None else reference.expand_as(image)
     at_once = max(1, _AT_ONCE // len(image))
     with torch.no_grad(), evaluation_mode(network):
         whole = network(image)[:, output]
-        for first in range(0, len(starts), at_once):
-            part = starts[first : first + at_once]
-            boxes = [tuple(slice(max(s, 0), s + 2 * c) for s, c in zip(start, cells, strict=True)) for start in part]
-            painted = image.unsqueeze(0).repeat(len(part), *[1] * image.ndim)
+        for first in range(0, len(every), at_once):
+            boxes = every[first : first + at_once]
+            painted = image.unsqueeze(0).repeat(len(boxes), *[1] * image.ndim)
             for copy, box in zip(painted, boxes, strict=True):
-                pixels = tuple(slice(b.start * p, b.stop * p) for b, p in zip(box, patch, strict=True))
-                where = (slice(None), slice(None), *pixels)
+                where = (slice(None), slice(None), *pixels_of(box, patch))
                 copy[where] = fill[where]
-            found = network(painted.flatten(0, 1))[:, output].reshape(len(part), -1)
+            found = network(painted.flatten(0, 1))[:, output].reshape(len(boxes), -1)
             for lost, box in zip(whole - found, boxes, strict=True):
                 fall[(slice(None), *box)] += lost.reshape(-1, *[1] * len(grid))
                 count[box] += 1

@@ -148,7 +148,7 @@ class FilmPreprocess(Definition):
         start = np.round(np.array(box[:2]) * stored / shape).astype(int)
         extent = np.maximum(1, np.round(np.array(box[2:]) * stored / shape)).astype(int)
         whole, first, span, part, at = (tuple(each.tolist()) for each in (stored, start, extent, inner, offset))
-        return Placement(whole, first, span, part, at, tuple(self.size), flip=_turned(film))
+        return Placement(whole, first, span, part, at, tuple(self.size), flip=turned(film))
 
     def _by_steps(self, film: Film, box: Box, placement: Placement) -> NDArray[np.float32]:
         """Return the canvas in levels, not rounded, with the steps after the resize."""
@@ -195,7 +195,7 @@ def film_affine(film: Film) -> NDArray[np.float64]:
     return np.diag([row * (film.facts.rows or rows) / rows, column * (film.facts.columns or columns) / columns, 1, 1])
 
 
-def _turned(film: Film) -> tuple[bool, bool]:
+def turned(film: Film) -> tuple[bool, bool]:
     """Return whether reading reversed the rows and the columns (PatientOrientation), as the film's steps tell."""
     told = " ".join(step for step in film.steps if step.startswith("orientation"))
     return "upside down" in told, "mirrored" in told

@@ -7,7 +7,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from medvit.clinical.structured_report import NOTICE, Algorithm, Finding, structured_report
+from medvit.clinical.identity import NOTICE, Algorithm, headers_of, identity
+from medvit.clinical.structured_report import Finding, Judged, structured_report
 from medvit.errors import DicomRefusal
 from medvit.phantom.films import write_films
 
@@ -29,7 +30,9 @@ def film(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def report(film, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("report") / "sr.dcm"
-    structured_report(film, FINDINGS, ALGORITHM, file)
+    headers = headers_of([film])
+    names = identity("sr", ALGORITHM, headers[0].StudyInstanceUID, 1)
+    structured_report([Judged(headers, FINDINGS)], ALGORITHM, names).save_as(file, enforce_file_format=True)
     return file
 
 
@@ -77,7 +80,20 @@ def test_independent_tools_find_no_error(report) -> None:
     assert errors == []
     dump = subprocess.run(["dsrdump", str(report)], capture_output=True, text=True, check=False)
     assert dump.returncode == 0
-    assert "Calibrated probability of the finding" in dump.stdout
+    assert '"Probability")="0.831234"' in dump.stdout
+
+
+def test_a_quantity_is_no_probability(film, tmp_path) -> None:
+    """It was written as the probability of a finding, with a presence nobody had decided."""
+    age = Finding("bone_age", 131.5, unit="months", code=("246262008", "SCT", "Bone age"))
+    headers = headers_of([film])
+    names = identity("sr", ALGORITHM, headers[0].StudyInstanceUID, 1)
+    made = structured_report([Judged(headers, [age])], ALGORITHM, names)
+    (number,) = [item for item in flat(made) if item.ValueType == "NUM"]
+    assert number.ConceptNameCodeSequence[0].CodeMeaning == "Bone age"
+    value = number.MeasuredValueSequence[0]
+    assert (float(value.NumericValue), value.MeasurementUnitsCodeSequence[0].CodeValue) == (131.5, "mo")
+    assert not [item for item in flat(made) if item.ConceptNameCodeSequence[0].CodeValue == "121052"]
 
 
 def test_an_image_without_identifiers_gets_no_report(film, tmp_path) -> None:
@@ -85,4 +101,4 @@ def test_an_image_without_identifiers_gets_no_report(film, tmp_path) -> None:
     del dataset.StudyInstanceUID
     dataset.save_as(tmp_path / "anonymous")
     with pytest.raises(DicomRefusal, match="no StudyInstanceUID"):
-        structured_report(tmp_path / "anonymous", FINDINGS, ALGORITHM, tmp_path / "sr.dcm")
+        headers_of([tmp_path / "anonymous"])
