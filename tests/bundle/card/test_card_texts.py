@@ -65,7 +65,7 @@ def schema():
 
     parser = etree.XMLParser(no_network=True)
     parser.resolvers.add(Signatures())
-    return etree.XMLSchema(etree.parse(str(Path(__file__).parent / "schema" / "chai_v0.2.xsd"), parser)), etree
+    return etree.XMLSchema(etree.parse(str(Path(__file__).parents[1] / "schema" / "chai_v0.2.xsd"), parser)), etree
 
 
 @pytest.mark.parametrize(
