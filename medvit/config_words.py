@@ -14,7 +14,7 @@ from medvit.errors import ConfigError
 
 OPEN_MAPPINGS = frozenset(
     {
-        *("acceptance", "callbacks.accumulation.scheduling", "data.accept", "data.series", "definitions"),
+        *("acceptance", "card", "callbacks.accumulation.scheduling", "data.accept", "data.series", "definitions"),
         *("labels.csv", "labels.derive", "labels.lists"),
         *(
             "labels.values",

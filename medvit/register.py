@@ -16,6 +16,7 @@ def register(run_id: str, name: str, alias: str, runs: Path, options: dict[str, 
         RunError: the run was not evaluated, changed since, or MLflow refuses name or alias.
         BundleError: the exported path does not agree with training.
     """
+    from medvit.bundle.card.markdown import shortened
     from medvit.release import prepare, publish
     from medvit.tracking import model
     from medvit.tracking.tags import bundle_tags
@@ -26,7 +27,8 @@ def register(run_id: str, name: str, alias: str, runs: Path, options: dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         done = release.write(Path(folder) / "bundle")
         logged = publish(release.run, release.trained, release.contents, done.folder)
-    return model.register(release.run, logged.model_id, name, alias, bundle_tags(done.digest, release.run.id))
+    tags, text = bundle_tags(done.digest, release.run.id), shortened(release.contents.card)
+    return model.register(release.run, logged.model_id, name, alias, tags, text)
 
 
 @entry("register")

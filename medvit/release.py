@@ -53,23 +53,25 @@ class Release:
 def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = False) -> Release:
     """Return the release of a finished run; without `draft` its evaluation must match its weights and data.
 
-    `options` may hold `name`, `licence` (text), `definitions` and `acceptance` (see conf/export.yaml), and `samples`
+    `options` may hold `name`, `licence` (text), `definitions`, `acceptance`, `card` (see conf/export.yaml), `samples`
     (a folder of DICOM files for the gate, in place of validation images of the run's own data set), and `variants` with
     `variants_at_most` (see `medvit.bundle.variants`).
 
     Raises:
         RunError: no such run, unfinished, or (without `draft`) not evaluated or changed since.
         DataError: the data set the run was trained on is no longer there or has changed.
-        ConfigError: `definitions`, `acceptance` or `variants` that no bundle can use.
+        ConfigError: `definitions`, `acceptance`, `card` or `variants` that no bundle can use.
     """
     from medvit.bundle import variants
     from medvit.bundle.acceptance import problems
-    from medvit.bundle.build import draft_contents, evaluated_contents
+    from medvit.bundle.build import draft_contents, evaluated_contents, with_card
+    from medvit.bundle.card.facts import author_texts
     from medvit.engine.checkpoint import PREPROCESS, load_run
     from medvit.preprocess.steps import not_exportable
     from medvit.tracking import evaluation_seal, provenance
     from medvit.tracking import run as tracking
 
+    author = author_texts(options.get("card"))
     run = tracking.get(run_id, runs, finished=True)
     steps = json.loads((run.folder / PREPROCESS).read_text(encoding="utf-8")).get("steps") or {}
     if lost := not_exportable(steps):  # before an evaluation is asked for, which opens the test side
@@ -103,9 +105,11 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
         _unlike([images.units(side, loaded) for side in ("train", "val")]),
     )
     if thresholds is not None:
-        contents = evaluated_contents(contents, thresholds, run.values)
+        contents = evaluated_contents(contents, thresholds)
     limits = {**contents.acceptance, **asked}
     contents = replace(contents, acceptance={key: limit for key, limit in limits.items() if limit is not None})
+    metrics, report = ({}, {}) if draft else (run.values, evaluation_seal.report(run))
+    contents = with_card(contents, metrics, report, author)
     if options.get("licence"):
         contents = replace(contents, licence=f"{options['licence']}\n")
     trained = _trained(run, loaded)

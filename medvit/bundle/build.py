@@ -15,7 +15,9 @@ from medvit.bundle import contents as bundles
 from medvit.bundle import golden
 from medvit.bundle.acceptance import envelope
 from medvit.bundle.atomic_folder import atomic_folder
-from medvit.bundle.card import LICENCE, card
+from medvit.bundle.card.chai import chai_xml
+from medvit.bundle.card.facts import Facts
+from medvit.bundle.card.markdown import LICENCE, card
 from medvit.bundle.decision import activation, from_frozen
 from medvit.bundle.onnx import write_onnx
 from medvit.bundle.ood import distance_limits
@@ -204,16 +206,24 @@ def draft_contents(
     acceptance limits); `provenance` holds run_id, hashes, code and environment; `unlike` is from `unlike.fitted`.
     """
     labels = labels_of(task, definitions)
-    text = card(name, labels, provenance, {})
     accepted = {**envelope(facts), **({"unlike": distance_limits(unlike)} if unlike else {})}
-    return bundles.Contents(name, preprocess, labels, {}, {}, accepted, provenance, text, LICENCE, unlike)
+    return with_card(bundles.Contents(name, preprocess, labels, {}, {}, accepted, provenance, "", LICENCE, unlike))
 
 
-def evaluated_contents(
-    draft: bundles.Contents, frozen: Mapping[str, Any], metrics: Mapping[str, float]
-) -> bundles.Contents:
-    """Return `draft` with what evaluation added: thresholds.json as it was frozen on validation, and test metrics."""
+def evaluated_contents(draft: bundles.Contents, frozen: Mapping[str, Any]) -> bundles.Contents:
+    """Return `draft` with what evaluation added: thresholds.json as it was frozen on validation."""
     thresholds, calibration = from_frozen(frozen)
     provenance = {**draft.provenance, "thresholds": frozen.get("hash", "")}
-    text = card(draft.name, draft.labels, provenance, metrics)
-    return replace(draft, thresholds=thresholds, calibration=calibration, provenance=provenance, card=text)
+    return replace(draft, thresholds=thresholds, calibration=calibration, provenance=provenance)
+
+
+def with_card(
+    contents: bundles.Contents,
+    metrics: Mapping[str, float] | None = None,
+    report: Mapping[str, Any] | None = None,
+    author: Mapping[str, str] | None = None,
+) -> bundles.Contents:
+    """Return `contents` with the cards of what they hold now, of the sealed test report and of the authors' texts."""
+    known = (contents.name, contents.labels, contents.provenance, metrics or {}, report or {}, contents.acceptance)
+    facts = Facts(*known, author or {})
+    return replace(contents, card=card(facts), chai=chai_xml(facts))

@@ -22,7 +22,7 @@ PARTS = ("manifest", "preprocess", "labels", "thresholds", "calibration", "accep
 UNLIKE = "unlike"  # not in bundles of volumes without a training cache, nor in those of older versions
 VARIANTS = "variants"  # only in bundles that were measured with some
 _NEEDED = ("models/model.onnx", "models/model.safetensors", "configs/metadata.json", "docs/README.md", "LICENSE")
-_SUFFIXES = {".json", ".onnx", ".safetensors", ".md", ".dcm", ".npz", ".pdf", ".txt", ""}
+_SUFFIXES = {".json", ".onnx", ".safetensors", ".md", ".xml", ".dcm", ".npz", ".pdf", ".txt", ""}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Contents:
     """Everything of a bundle but the network: plain JSON parts and two texts.
 
     `labels` has `names`, `activation` (see `medvit.bundle.decision`) and per name what it means; `thresholds` and
-    `calibration` are per name; `provenance` has run id, hashes, code and environment;
+    `calibration` are per name; `provenance` has run id, hashes, code and environment; `chai` is the card as XML;
     `unlike` is what `medvit.bundle.ood.fitted` returns.
     """
 
@@ -65,6 +65,7 @@ class Contents:
     card: str
     licence: str
     unlike: Mapping[str, Any] | None = None
+    chai: str = ""
 
     def problems(self) -> list[str]:
         """Return what keeps these contents from being more than a draft."""
@@ -99,6 +100,8 @@ def write_parts(folder: Path, contents: Contents, draft: bool, grid: tuple[int, 
         _json(folder / "medvit" / f"{name}.json", part)
     (folder / "docs").mkdir(exist_ok=True)
     (folder / "docs" / "README.md").write_text(contents.card, encoding="utf-8")
+    if contents.chai:
+        (folder / "docs" / "chai.xml").write_text(contents.chai, encoding="utf-8")
     (folder / "LICENSE").write_text(contents.licence, encoding="utf-8")
 
 

@@ -77,3 +77,11 @@ def check(run: Run, split: str = "test") -> dict[str, Any]:
         )
     thresholds: dict[str, Any] = content["thresholds"]
     return thresholds
+
+
+def report(run: Run, split: str = "test") -> dict[str, Any]:
+    """Return the report.json of the run's evaluation, which `check` compared with its seal."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = run.fetch(f"report/{split}/report.json", Path(folder))
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content

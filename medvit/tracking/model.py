@@ -124,8 +124,12 @@ def refuse_name(name: str, alias: str) -> None:
         raise RunError(f"nothing is registered; {'; '.join(problems)}")
 
 
-def register(run: Run, model_id: str, name: str, alias: str, tags: Mapping[str, str] | None = None) -> str:
+def register(
+    run: Run, model_id: str, name: str, alias: str, tags: Mapping[str, str] | None = None, description: str = ""
+) -> str:
     """Make the model a version of the registered model `name`, point `alias` at it, and return the version number.
+
+    `description` is Markdown that MLflow shows with the version, at most 5,000 characters.
 
     Raises:
         RunError: the name or alias is not one MLflow accepts.
@@ -139,7 +143,8 @@ def register(run: Run, model_id: str, name: str, alias: str, tags: Mapping[str, 
             client.create_registered_model(name)
         # By its place: MLflow looks up "models:/ID" in its default store, which is not ours.
         place = client.get_logged_model(model_id).artifact_location
-        version = client.create_model_version(name, place, run_id=run.id, model_id=model_id, tags=dict(tags or {}))
+        more = {"tags": dict(tags or {}), "description": description or None}
+        version = client.create_model_version(name, place, run_id=run.id, model_id=model_id, **more)
         client.set_registered_model_alias(name, alias, version.version)
     except MlflowException as error:
         raise RunError(f"MLflow refuses to register the model as {name!r}, alias {alias!r}: {error.message}") from error

@@ -57,7 +57,8 @@ def trained(films: list[Path]) -> Any:
 def contents(trained: Any, facts: pd.DataFrame) -> Any:
     from medvit.bundle.acceptance import envelope
     from medvit.bundle.build import labels_of
-    from medvit.bundle.card import LICENCE, card
+    from medvit.bundle.card.facts import Facts
+    from medvit.bundle.card.markdown import LICENCE, card
     from medvit.bundle.contents import Contents
 
     labels = labels_of(TASK, {"opacity": {"text": "A focal opacity in a lung"}})
@@ -70,7 +71,7 @@ def contents(trained: Any, facts: pd.DataFrame) -> Any:
         calibration={"opacity": {"slope": 0.8, "intercept": -0.1}},
         acceptance=envelope(facts),
         provenance=provenance,
-        card=card("test opacity", labels, provenance, {"test/auroc": 0.91}),
+        card=card(Facts("test opacity", labels, provenance, {"test/auroc": 0.91})),
         licence=LICENCE,
     )
 

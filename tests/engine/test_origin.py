@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medvit.bundle.card import card
+from medvit.bundle.card.facts import Facts
+from medvit.bundle.card.markdown import card
 from medvit.engine.checkpoint import BEST, load_run
 from medvit.errors import RunError, WeightsError
 from medvit.tracking.allow_list import check_tags
@@ -115,7 +116,7 @@ def test_a_data_set_the_weights_were_pretrained_on_is_told_in_log_run_and_card_a
     told = "the starting weights were pretrained on NIH ChestX-ray14"
     assert told in caplog.text
     assert told in found.data.hashes["leakage"]
-    text = card("x", {"definitions": {}}, {"weights": found.weights}, {})
+    text = card(Facts("x", {"definitions": {}}, {"weights": found.weights}))
     assert "- they were pretrained on: NIH ChestX-ray14; CheXpert" in text
     assert "- their licence: MIT" in text
     again, _, _ = fitted(*PLAIN, f"model.weights={folder}", name="second")

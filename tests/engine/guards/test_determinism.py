@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from medvit.bundle.card import card
+from medvit.bundle.card.facts import Facts
+from medvit.bundle.card.markdown import card
 from medvit.engine.guards.determinism import LEVELS, described, level_of
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")  # of torch 2.13 on an AVX2 processor
@@ -53,5 +54,5 @@ def test_a_run_from_before_the_levels_keeps_what_it_said() -> None:
 def test_the_model_card_says_how_far_a_training_can_be_repeated() -> None:
     told = described({"determinism": "fast"})
     assert f"- trained again with the same settings: {told}" in card(
-        "x", {"definitions": {}}, {"determinism": told}, {}
+        Facts("x", {"definitions": {}}, {"determinism": told})
     )
