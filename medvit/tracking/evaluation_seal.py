@@ -9,7 +9,7 @@ from typing import Any
 
 from medvit.command_line import command_line
 from medvit.errors import RunError
-from medvit.tracking.provenance import file_sha256
+from medvit.tracking.journal import file_sha256
 from medvit.tracking.run import Run
 
 _HASHES, WEIGHTS = "hashes.json", "checkpoints/best.safetensors"  # as medvit.engine.checkpoint leaves them

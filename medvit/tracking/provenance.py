@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.atomic_file import replace_file
-from medvit.tracking.journal import file_sha256 as file_sha256
+from medvit.tracking.journal import file_sha256
 from medvit.tracking.tags import checkpoint_tags
 
 if TYPE_CHECKING:
