@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,20 +39,18 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The address of a database of its own."""
     pytest.importorskip("psycopg", reason="PostgreSQL needs psycopg: pip install 'medvit[server]'")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    place, port = tmp_path_factory.mktemp("postgres"), free_port()
+    place, port = Path(tempfile.mkdtemp(prefix="medvit-postgres-")), free_port()  # pytest closes its own to other users
     as_user = []
     if getpass.getuser() == "root":  # PostgreSQL refuses to run as root
         if shutil.which("runuser") is None:
             pytest.skip("PostgreSQL does not run as root, and there is no runuser")
         as_user = ["runuser", "-u", "postgres", "--"]
-        for folder in (place, *list(place.parents)[:2]):
-            folder.chmod(0o755)
         shutil.chown(place, "postgres")
     bin_folder, data = programs[-1], place / "data"
     subprocess.run([*as_user, bin_folder / "initdb", "-D", data, "-U", "medvit", "--auth=trust", "--no-sync"],
@@ -61,6 +60,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run([*control, "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
     yield f"postgresql+psycopg://medvit@127.0.0.1:{port}/postgres"
     subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    shutil.rmtree(place)
 
 
 @pytest.fixture(scope="module")
