@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medvit.command_line import command_line
 from medvit.config import entry
 from medvit.errors import RunError
+from medvit.mlflow_server import server_of
 
 if TYPE_CHECKING:
     from medvit.report.comparison import Side
@@ -55,13 +56,17 @@ def _side(folder: Path, name: str, split: str, subgroups: list[str] | None) -> S
     return Side(*protocol.sample_of(folder, spec, split), name)
 
 
-def _evaluation(word: str, runs: Path, split: str) -> tuple[Path, str]:
+def _evaluation(word: str, where: dict[str, Any], split: str) -> tuple[Path, str]:
     """Return the folder of an evaluation and its name, from a folder, a run id or "latest"; raises RunError."""
     from medvit.evaluation.protocol import evaluation_folder
     from medvit.tracking import run as tracking
+    from medvit.tracking.fetch import bring
 
     if Path(word).is_dir():
         return Path(word), ""
+    runs = Path(where["folder"])
+    if not (runs / word).is_dir() and (server := server_of(where)):
+        word = bring(word, where, server, data=False)
     if word == "latest" or not (runs / word).is_dir():
         word = tracking.get(word, runs, finished=word == "latest").id
     return evaluation_folder(runs, word, split), word[:8]
@@ -69,8 +74,10 @@ def _evaluation(word: str, runs: Path, split: str) -> tuple[Path, str]:
 
 def compare_by(settings: dict[str, Any]) -> tuple[Report, Path]:
     """Compare two evaluations as conf/compare.yaml asks; return the report and its folder."""
-    runs, split = Path(settings["tracking"]["folder"]), settings["split"]
-    (one, name), (other, second) = (_evaluation(str(settings[key]), runs, split) for key in ("one", "other"))
+    split = settings["split"]
+    (one, name), (other, second) = (
+        _evaluation(str(settings[key]), settings["tracking"], split) for key in ("one", "other")
+    )
     names = (name, second) if name and second else ("one", "other")
     out = Path(settings["out"]) if settings["out"] else one / "comparison"
     return compare((one, other), out, names=names, split=split, subgroups=settings["subgroups"]), out

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medvit.command_line import command_line
 from medvit.config import entry
 from medvit.config_check import refused_by
+from medvit.mlflow_server import server_of
 
 if TYPE_CHECKING:
     from medvit.prediction.spec import EvaluationSpec
@@ -79,6 +80,12 @@ def evaluate_by(settings: dict[str, Any], given: Collection[str] | None = None) 
 
     `given`: the top-level settings that were given, for earlier predictions; see `evaluate_again`.
     """
+    if asked := settings["runs"] or ([settings["run"]] if settings["run"] else []):
+        from medvit.tracking.fetch import bring
+
+        server = server_of(settings["tracking"])
+        found = [bring(str(each), settings["tracking"], server) for each in asked]
+        settings = {**settings, "run": found[0] if settings["run"] else None, "runs": settings["runs"] and found}
     if settings["run"]:
         from medvit.evaluation.run import evaluate_run
 

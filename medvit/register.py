@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from medvit.config import entry
+from medvit.mlflow_server import server_of
 
 
 def register(run_id: str, name: str, alias: str, runs: Path, options: dict[str, Any] | None = None) -> str:
     """Export the run through the parity gate, log the bundle as a model, register it and return the version.
+
+    Where `options` or MLflow's variable name a server, it is that server's registry, else that of the runs folder.
 
     Raises:
         RunError: the run was not evaluated, changed since, or MLflow refuses name or alias.
@@ -18,17 +22,20 @@ def register(run_id: str, name: str, alias: str, runs: Path, options: dict[str, 
     """
     from medvit.bundle.card.markdown import shortened
     from medvit.release import prepare, publish
-    from medvit.tracking import model
+    from medvit.tracking import mirror, model, uploader
     from medvit.tracking.tags import bundle_tags
 
     model.refuse_name(name, alias)
     own = {key: value for key, value in (options or {}).items() if key != "name"}  # here it is the registry's
     release = prepare(run_id, runs, own)
+    server = server_of(own.get("tracking") or {})
     with tempfile.TemporaryDirectory() as folder:
         done = release.write(Path(folder) / "bundle")
-        logged = publish(release.run, release.trained, release.contents, done.folder)
-    tags, text = bundle_tags(done.digest, release.run.id), shortened(release.contents.card)
-    return model.register(release.run, logged.model_id, name, alias, tags, text)
+        tags, text = bundle_tags(done.digest, release.run.id), shortened(release.contents.card)
+        with mirror.answers(server) if server else nullcontext():
+            run = uploader.run_there(release.run, server) if server else release.run
+            logged = publish(run, release.trained, release.contents, done.folder)
+            return model.register(run, logged.model_id, name, alias, tags, text)
 
 
 @entry("register")
@@ -42,7 +49,7 @@ def main(settings: dict[str, Any]) -> None:
     version = register(settings["run"], settings["name"], settings["alias"], runs, settings)
     Console().print(
         f"{settings['name']} version {version}, alias {settings['alias']}; in Python:\n"
-        f"import medvit, mlflow; mlflow.set_tracking_uri({store_uri(runs)!r}); "
+        f"import medvit, mlflow; mlflow.set_tracking_uri({(server_of(settings['tracking']) or store_uri(runs))!r}); "
         f"model = mlflow.pyfunc.load_model('models:/{settings['name']}@{settings['alias']}')",
         highlight=False,
         soft_wrap=True,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medvit.engine.guards import determinism
 from medvit.errors import BundleError, ConfigError, DataError, RunError
+from medvit.mlflow_server import server_of
 
 if TYPE_CHECKING:
     from medvit.bundle.build import Exported
@@ -70,9 +71,11 @@ def prepare(run_id: str, runs: Path, options: dict[str, Any], draft: bool = Fals
     from medvit.preprocess.steps import not_exportable
     from medvit.tracking import evaluation_seal, provenance
     from medvit.tracking import run as tracking
+    from medvit.tracking.fetch import bring
 
     author = author_texts(options.get("card"))
-    run = tracking.get(run_id, runs, finished=True)
+    where = {**(options.get("tracking") or {}), "folder": runs}
+    run = tracking.get(bring(run_id, where, server_of(where)), runs, finished=True)
     steps = json.loads((run.folder / PREPROCESS).read_text(encoding="utf-8")).get("steps") or {}
     if lost := not_exportable(steps):  # before an evaluation is asked for, which opens the test side
         raise BundleError(

@@ -97,7 +97,7 @@ def refuse_swapped(run: Run, file: Path) -> None:
     import json
     import tempfile
 
-    from medvit.tracking.provenance import file_sha256
+    from medvit.tracking.journal import file_sha256
 
     if "hashes.json" not in run.artifacts():
         return

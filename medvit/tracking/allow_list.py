@@ -8,6 +8,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from medvit.errors import RunError
@@ -38,6 +39,10 @@ _METRIC_VALUE = re.compile(r"^(train|val|test)/[A-Za-z0-9_.\-]{1,80}$")
 _PLAIN = re.compile(r"^[\w .,:;+*=%()\[\]<>@-]{0,200}$")
 _KINDS = ("json", "csv", "html", "md", "parquet", "pdf", "png", "svg", "txt", "yaml")
 _ARTIFACT = re.compile(rf"^[A-Za-z0-9_][\w.\-]*(/[A-Za-z0-9_][\w.\-]*)*\.({'|'.join(_KINDS)})$")
+_FILE = re.compile(
+    r"^[/~]|\\|^\.\.?/|://|\.(csv|tsv|txt|xlsx?|json|ya?ml|parquet|dcm|nii|gz|png|jpe?g|key|onnx|pt2?|pth|safetensors)$",
+    re.IGNORECASE,
+)
 _TAG = re.compile(r"^medvit\.[a-z0-9_.]{1,60}$")
 
 
@@ -61,6 +66,26 @@ def _value(key: str, value: Any) -> Any:
     if key.lower() in PLACES or not (_PLAIN.match(text) or _METRIC_VALUE.match(text)):
         return WITHHELD
     return text
+
+
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a resolved configuration, same shape, with every place withheld: a run is rebuilt from it elsewhere.
+
+    Labels and tasks may have names with a slash; anywhere else a slash, or a file's ending, makes a place.
+    """
+    return {key: _portable(key, value, key in ("labels", "task")) for key, value in config.items()}
+
+
+def _portable(key: str, value: Any, slashes: bool) -> Any:
+    if isinstance(value, Mapping):
+        return {str(inner): _portable(str(inner), item, slashes) for inner, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(key, item, slashes) for item in value]
+    if not isinstance(value, (str, PurePath)):
+        return value
+    text = str(value)
+    place = key.lower() in PLACES or _FILE.search(text) or ("/" in text and not slashes)
+    return WITHHELD if place and not _METRIC_VALUE.match(text) else text
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:

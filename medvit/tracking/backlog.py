@@ -11,6 +11,7 @@ from medvit.tracking import saved_view
 from medvit.tracking.run import artifacts_of, dataset_input
 
 OVER = ("FINISHED", "FAILED", "KILLED")
+PLACE = "run/"  # on a server, among the artifacts: what rebuilds the run
 _PARAMS, _POINTS, _TAGS = 100, 1000, 100  # that MLflow takes in one request
 
 
@@ -28,12 +29,14 @@ class Backlog:
     points: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)  # value, time
     datasets: list[dict[str, Any]] = field(default_factory=list)
     artifacts: dict[str, str] = field(default_factory=dict)  # SHA-256 by name
+    files: dict[str, str] = field(default_factory=dict)  # the same of what rebuilds the run
     view: dict[str, Any] = field(default_factory=dict)
     status: tuple[str, int] | None = None
     _params_seen: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         told = len(self.params) + len(self.tags) + len(self.points) + len(self.datasets) + len(self.artifacts)
+        told += len(self.files)
         return told + bool(self.view) + (self.status is not None)
 
     def take(self, events: Iterable[dict[str, Any]]) -> None:
@@ -48,6 +51,7 @@ class Backlog:
         for name, digest in artifacts.items():
             if self.artifacts.get(name) == digest:
                 del self.artifacts[name]
+        self.files = {name: own for name, own in self.files.items() if artifacts.get(PLACE + name) != own}
 
     def _take_start(self, event: dict[str, Any]) -> None:
         self.start = event
@@ -73,6 +77,9 @@ class Backlog:
 
     def _take_artifact(self, event: dict[str, Any]) -> None:
         self.artifacts[event["name"]] = event["sha256"]
+
+    def _take_files(self, event: dict[str, Any]) -> None:
+        self.files = dict(event["values"])
 
     def _take_status(self, event: dict[str, Any]) -> None:
         self.status = (event["status"], event["at"])
@@ -107,6 +114,11 @@ class Backlog:
                 client.update_run(run, status)
             self.status = None
             sent("", "")
+        for name, digest in list(self.files.items()):  # weights take longest, and the run is closed by now
+            if (folder / name).is_file():
+                client.log_artifact(run, str(folder / name), (PLACE + name).rpartition("/")[0])
+                sent(PLACE + name, digest)
+            del self.files[name]
 
     def _send_values(self, client: Any, run: str, sent: Callable[[str, str], None]) -> None:
         from mlflow.entities import Metric, Param, RunTag

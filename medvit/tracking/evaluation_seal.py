@@ -9,10 +9,10 @@ from typing import Any
 
 from medvit.command_line import command_line
 from medvit.errors import RunError
-from medvit.tracking.provenance import file_sha256
+from medvit.tracking.journal import file_sha256
 from medvit.tracking.run import Run
 
-_HASHES, _WEIGHTS = "hashes.json", "checkpoints/best.safetensors"  # as medvit.engine.checkpoint leaves them
+_HASHES, WEIGHTS = "hashes.json", "checkpoints/best.safetensors"  # as medvit.engine.checkpoint leaves them
 
 
 def state(run: Run) -> dict[str, str]:
@@ -21,11 +21,11 @@ def state(run: Run) -> dict[str, str]:
     Raises:
         RunError: the run's folder lacks its weights or hashes.
     """
-    missing = [name for name in (_HASHES, _WEIGHTS) if not (run.folder / name).is_file()]
+    missing = [name for name in (_HASHES, WEIGHTS) if not (run.folder / name).is_file()]
     if missing:
         raise RunError(f"The folder of run {run.id} lacks {', '.join(missing)}: it did not finish, or was cleaned up.")
     hashes = json.loads((run.folder / _HASHES).read_text(encoding="utf-8"))
-    return {**{str(key): str(value) for key, value in hashes.items()}, "weights": file_sha256(run.folder / _WEIGHTS)}
+    return {**{str(key): str(value) for key, value in hashes.items()}, "weights": file_sha256(run.folder / WEIGHTS)}
 
 
 def record(run: Run, split: str, folder: Path) -> None:

@@ -10,11 +10,13 @@ JSON object with `event`, `at` (milliseconds since 1970, of this machine) and wh
     dataset    name, digest, context, profile
     view       metrics, params: the columns of the experiment's page
     artifact   name (relative to the run's artifacts), sha256
+    files      values (SHA-256 by name): what rebuilds the run, in its own folder, for a server alone
     status     status: RUNNING, FINISHED, FAILED or KILLED
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -117,6 +119,12 @@ def _parsed(line: bytes, number: int) -> dict[str, Any] | None:
         logger.warning("line %d of %s is torn (the process was stopped while it wrote) and is left out", number, NAME)
         return None
     return found
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def plain(value: float) -> float | str:

@@ -6,15 +6,18 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from medvit.errors import RunError
-from medvit.tracking.backlog import Backlog
+from medvit.tracking.backlog import PLACE, Backlog
+from medvit.tracking.journal import file_sha256
 
 RUN_TAG = "medvit.run"  # on the server: the id of the run here
+LIST, LIST_TAG = "sha256.json", "medvit.sha256"  # below PLACE: SHA-256 of every file there; the tag has the list's own
 STATE = "mirror.json"  # in the folder of a run: the server it goes to, and how far that has come
 _TIMEOUT, _RETRIES = "30", "2"
 _PARENT = "mlflow.parentRunId"
@@ -48,6 +51,7 @@ class Mirror:
         known = found.get("uri") == uri
         self._known: str = found.get("run", "") if known else ""
         self._files: dict[str, str] = found.get("artifacts", {}) if known else {}
+        self._listed: str = found.get("listed", "") if known else ""
         self._parent = ""
 
     def send(self, backlog: Backlog) -> None:
@@ -65,6 +69,7 @@ class Mirror:
                     self.save(len(backlog))
 
                 backlog.send(self.client, self.run, self.experiment_id, self.folder, sent)
+                self._list()
         except Unreachable:
             self.run = ""
             raise
@@ -83,11 +88,29 @@ class Mirror:
             "error": error,
             "process": os.getpid(),
             "artifacts": self._files,
+            "listed": self._listed,
         }
         draft = self.folder / f".{STATE}.{os.getpid()}"
         with suppress(OSError):  # a full disk; nothing depends on it
             draft.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             draft.replace(self.folder / STATE)
+
+    def _list(self) -> None:
+        """Say on the server which files a machine without the run's folder needs, and their hashes."""
+        if not any(name.startswith(PLACE) for name in self._files):
+            return
+        listed = self.client.get_run(self.run).data.tags.get(LIST_TAG, "")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / LIST
+            if listed not in ("", self._listed):  # another machine added to the run
+                place = Path(self.client.download_artifacts(self.run, PLACE + LIST, folder))
+                if file_sha256(place) == listed:
+                    self._files = json.loads(place.read_text(encoding="utf-8")) | self._files
+            file.write_text(json.dumps(self._files, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            if (own := file_sha256(file)) != listed:
+                self.client.log_artifact(self.run, str(file), PLACE.rstrip("/"))
+                self.client.set_tag(self.run, LIST_TAG, own)
+        self._listed = own
 
     def _find(self, backlog: Backlog) -> None:
         from mlflow.entities import ViewType
@@ -193,7 +216,7 @@ def answers(uri: str) -> Iterator[None]:
     except RunError:
         raise
     except (MlflowException, RequestException, OSError) as error:
-        code, name = _answer(error)
+        code, name = answer_of(error)
         if not code and getattr(error, "filename", None):
             raise Unreachable(f"{uri}: a file of the run cannot be read ({error.strerror})") from None  # type: ignore[union-attr]
         if _caused_by(error, "SSLError"):
@@ -214,7 +237,7 @@ def answers(uri: str) -> Iterator[None]:
         raise RunError(f"{uri}: {said}") from None
 
 
-def _answer(error: Exception) -> tuple[int, str]:
+def answer_of(error: Exception) -> tuple[int, str]:
     """Return the HTTP status of the answer and MLflow's name of it; 0 where there was no answer."""
     response = getattr(error, "response", None)
     if response is not None:

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvit.atomic_file import replace_file
+from medvit.tracking.journal import file_sha256
 from medvit.tracking.tags import checkpoint_tags
 
 if TYPE_CHECKING:
@@ -23,6 +25,13 @@ PACKAGES = (
     *("medvit", "torch", "monai", "pytorch-lightning", "torchmetrics", "numpy", "pandas", "pyarrow", "pydicom"),
     *("highdicom", "imagecodecs", "opencv-python-headless", "scikit-learn", "safetensors", "onnx", "onnxruntime"),
     *("hydra-core", "mlflow"),
+)
+
+SHARED_CONFIG = "config.shared.json"  # in the folder of a run: its settings without places
+_REBUILD = (  # as medvit.engine leaves them
+    *("checkpoints/best.safetensors", SHARED_CONFIG, "hashes.json", "preprocess.json", "task.json"),
+    *("architecture.json", "weights.json", "pipeline.json", "ensemble.json", "seen_patients.json"),
+    "validation.parquet",
 )
 
 
@@ -52,12 +61,15 @@ def attach(run: Run, settings: dict[str, Any], data: Mapping[str, str]) -> tuple
 
     `data` are the hashes of its data; its validation predictions, which thresholds will come from, are hashed too.
     """
-    from medvit.tracking.allow_list import redacted
+    from medvit.tracking.allow_list import portable, redacted
 
     sealed = {"validation": file_sha256(run.folder / "validation.parquet")}
     found, here = hashes(settings, **data, **sealed), environment()
     for name, content in (("config", redacted(settings)), ("environment", here), ("hashes", found)):
         run.json(content, f"{name}.json")
+    shared = json.dumps(portable(settings), indent=1, sort_keys=True)
+    replace_file(run.folder / SHARED_CONFIG, lambda draft: draft.write_text(shared, encoding="utf-8"))
+    run.files([name for name in _REBUILD if (run.folder / name).is_file()])
     return found, here
 
 
@@ -122,12 +134,6 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_sha256(value: Any) -> str:

@@ -8,7 +8,6 @@ those add the user's name and the script's path to every run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ from medvit.errors import RunError
 from medvit.tracking import journal, saved_view
 from medvit.tracking import run_id as run_id_of
 from medvit.tracking.allow_list import check_artifact, check_metrics, check_tags, flat, mlflow_name
-from medvit.tracking.journal import Journal
+from medvit.tracking.journal import Journal, file_sha256
 from medvit.tracking.store import called, open_client
 
 _PARENT = "mlflow.parentRunId"
@@ -111,9 +110,14 @@ class Run:
         check_artifact(name)
         with _writing("an artifact"):
             replace_file(self._artifacts / name, lambda draft: shutil.copyfile(file, draft))
-            with (self._artifacts / name).open("rb") as kept:
-                digest = hashlib.file_digest(kept, "sha256").hexdigest()
+            digest = file_sha256(self._artifacts / name)
         self._tell("artifact", name=name, sha256=digest)
+
+    def files(self, names: Sequence[str]) -> None:
+        """Name the files of the run's folder that another machine rebuilds it from; a server gets them, as `run/`."""
+        with _writing("the journal of the run"):
+            found = {name: file_sha256(self.folder / name) for name in names}
+        self._tell("files", values=found)
 
     def json(self, value: Any, name: str) -> None:
         """Attach `value` as a JSON artifact."""

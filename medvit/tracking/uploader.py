@@ -22,14 +22,17 @@ from medvit.command_line import anywhere, command_line
 from medvit.errors import RunError
 from medvit.file_lock import locked
 from medvit.tracking.backlog import Backlog
-from medvit.tracking.journal import NAME, Reader
-from medvit.tracking.mirror import Mirror, Unreachable, state
+from medvit.tracking.evaluation_seal import WEIGHTS
+from medvit.tracking.journal import NAME, Reader, read
+from medvit.tracking.mirror import Mirror, Unreachable, answers, state
+from medvit.tracking.run import Run
 
 logger = logging.getLogger("medvit.tracking.uploader")  # also when it runs as __main__
 LOCK = ".mirror.lock"  # in the folder of a run: one process at a time sends it
 _EVERY_S, _PAUSE_S = 1.0, (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # between looks at the journal; after each failure
 _START_S, _IDLE_S, _LONGEST_S = 30.0, 5.0, 60.0  # how long an ended run waits: for its start, for progress, in all
 NO_START = "journal.jsonl of the run has no beginning: the run is of an earlier version, and is not sent to a server"
+_BYTES_PER_S = 5e6  # at which weights are given time to arrive
 _NICE = 5  # where all cores are busy, the training goes first
 _PACKAGES = Path(__file__).parents[2]
 
@@ -74,6 +77,19 @@ def send_all(folder: Path, uri: str, events: Iterable[dict[str, Any]], experimen
     return mirror.run
 
 
+def run_there(run: Run, uri: str) -> Run:
+    """Return a run as the server has it, for what is written there alone: after all of it was sent.
+
+    Raises:
+        RunError: see `send_all`.
+    """
+    own = send_all(run.folder, uri, read(run.folder))
+    there = Mirror(run.folder, uri)
+    with answers(uri):
+        info = there.client.get_run(own).info
+    return Run(there.client, own, info.experiment_id, run.folder)
+
+
 def _start(folder: Path, uri: str) -> subprocess.Popen[bytes]:
     """Start the process; a signal for the training's group (Ctrl-C) does not reach it."""
     path = os.pathsep.join([str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -93,15 +109,16 @@ def _end(process: subprocess.Popen[bytes], folder: Path, uri: str) -> None:
             process.stdin.write(b"end\n")  # closed alone it might stay open in the processes that read images
             process.stdin.close()
     begun = moved = time.monotonic()
-    last = state(folder)
+    last, weights = state(folder), folder / WEIGHTS
+    more = weights.stat().st_size / _BYTES_PER_S if weights.is_file() else 0  # one file: nothing moves meanwhile
     try:
         while process.poll() is None:
             now, found = time.monotonic(), state(folder)
             if found != last:
                 last, moved = found, now
             started = last.get("process") == process.pid
-            idle = _IDLE_S if started else _START_S
-            if (started and last["error"]) or now - moved > idle or now - begun > _LONGEST_S:
+            idle = _IDLE_S + more if started else _START_S
+            if (started and last["error"]) or now - moved > idle or now - begun > _LONGEST_S + more:
                 break
             time.sleep(0.05)
     finally:
@@ -121,6 +138,8 @@ def upload(folder: Path, uri: str) -> int:
     mirror.save(0)
     while True:
         backlog.take(reader.events())
+        if backlog.start.get("parent"):  # folds, trials: many, and few are opened elsewhere; `medvit sync` sends them
+            backlog.files.clear()
         try:
             if backlog and backlog.start:
                 mirror.send(backlog)

@@ -240,7 +240,8 @@ def test_a_training_is_on_the_server_that_the_environment_names_and_its_token_no
               "data.fold": "None", "chosen.strategy._target_": "medvit.optim.strategy.Probe"}  # fmt: skip
     assert shaped.items() <= there.data.params.items()
     assert re.match(r"[0-9a-f]{40}|\d", there.data.params["commit"])
-    assert server.files(there) == run.artifacts()
+    assert [name for name in server.files(there) if not name.startswith("run/")] == run.artifacts()
+    assert {"run/checkpoints/best.safetensors", "run/sha256.json"} <= set(server.files(there))
     assert {"config.json", "environment.json"} <= set(server.files(there))
     written = [file for top in (tmp_path, server.folder) for file in top.rglob("*") if file.is_file()]
     assert not [file.name for file in written if b"SECRET" in file.read_bytes() and file.name != "faults.json"]

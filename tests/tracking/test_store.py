@@ -161,17 +161,19 @@ def test_a_run_that_no_lock_is_known_of_is_left_as_it_is(laid_out: Path) -> None
 
 
 @pytest.mark.slow
-def test_five_processes_that_start_in_a_new_runs_folder_all_get_their_run(tmp_path: Path) -> None:
+def test_ten_processes_that_start_in_a_new_runs_folder_all_get_their_run(tmp_path: Path) -> None:
     """Four of five died, and a half-made database stayed for ever."""
     code = "import sys, pathlib; from medvit.tracking import run\n"
-    code += "with run.start(pathlib.Path('runs'), 'films', sys.argv[1]) as one: one.metrics({'val/auroc': 0.5})"
+    code += "with run.start(pathlib.Path('runs'), 'films', sys.argv[1]) as one:\n"
+    code += "  for step in range(20): one.metrics({'val/auroc': 0.5}, step)"
     started = [
         subprocess.Popen([sys.executable, "-c", code, str(n)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-        for n in range(5)
+        for n in range(10)
     ]
     said = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0] * 5, said
+    assert [process.returncode for process in started] == [0] * 10, said
     client = store.open_client(tmp_path / "runs")
     runs = client.search_runs([item.experiment_id for item in client.search_experiments()])
-    assert sorted(run.info.run_name for run in runs) == list("01234")
+    assert sorted(run.info.run_name for run in runs) == list("0123456789")
     assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {len(client.get_metric_history(run.info.run_id, "val/auroc")) for run in runs} == {20}
