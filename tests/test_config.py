@@ -401,6 +401,9 @@ def test_another_store_than_the_runs_folder_is_refused_and_a_server_is_taken(
     assert found.startswith("MLFLOW_TRACKING_URI=http://...@server:5000: an address with a user or password")
     assert "give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in found
     assert "SECRET" not in found
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:SEC/RET@server:5000")
+    (found,) = problems(command, *given)
+    assert found.startswith("MLFLOW_TRACKING_URI=http://...@server:5000: an address with a user or password")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://another:5000")
     (found,) = problems(command, *given)
