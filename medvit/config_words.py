@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,21 @@ def _literal(key: str, value: Any) -> str:
 
 
 def _key(name: str) -> str:
-    """Return the key of a mapping as Hydra's grammar takes it, which knows no umlauts, commas or brackets in keys."""
-    return name if re.fullmatch(r"[\w.$%*@?|/+ -]+", name, re.ASCII) else _ENCODED + quote(name).replace("~", "%7E")
+    """Return the key of a mapping as Hydra's grammar takes it, which knows no umlauts, commas or brackets in keys.
+
+    It drops spaces at the ends, and reads 2_3 as 23, 1e3 as 1000.0 and null as none: such words are encoded, too.
+    """
+    plain = re.fullmatch(r"[\w.$%*@?|/+ -]+", name, re.ASCII) and name == name.strip()
+    changed = name.startswith(_ENCODED) or name.lower() in ("null", "nan", "inf") or _number(name) not in (None, name)
+    return name if plain and not changed else _ENCODED + quote(name).replace("~", "%7E")
+
+
+def _number(name: str) -> str | None:
+    """Return how the number is written that a word is for Python; None where it is none."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return str(kind(name))
+    return None
 
 
 def completed(settings: Any) -> Any:

@@ -95,13 +95,13 @@ def curve(settings: dict[str, Any], given: Sequence[str] = ()) -> Run:
 
 
 class Job(NamedTuple):
-    """One training of the curve, with the number of patients it learns from."""
+    """One training of the curve, with the numbers of patients and of units (`data.unit`) it learns from."""
 
     start: str
     share: float
     seed: int
     patients: int
-    images: int
+    units: int
 
 
 def _jobs(settings: dict[str, Any]) -> list[Job]:
@@ -133,8 +133,9 @@ def _jobs(settings: dict[str, Any]) -> list[Job]:
             wrong += [
                 f"share {share:g}, seed {seed}: {told}" for told in too_few(rows, part, first["labels"]["target"])
             ]
-            count = part["patient"].nunique()
-            jobs += [Job(start, float(share), seed, count, len(part)) for start in settings["starts"]]
+            count, unit = part["patient"].nunique(), first["data"]["unit"]
+            units = len(part) if unit is None else part[unit].nunique()
+            jobs += [Job(start, float(share), seed, count, units) for start in settings["starts"]]
     if wrong:
         raise SplitError("\n".join([*wrong, "give larger shares, or index more patients"]))
     return jobs
@@ -152,7 +153,7 @@ def _own(settings: dict[str, Any], job: Job, parent: str | None = None) -> dict[
     made = _composed(settings, own)
     if settings["least_steps"] is None or made["optim"]["strategy"]["_target_"].endswith(".LogisticProbe"):
         return own
-    batches = math.ceil(job.images / made["trainer"]["batch_size"])
+    batches = math.ceil(job.units / made["trainer"]["batch_size"])
     epochs = math.ceil(settings["least_steps"] / math.ceil(batches / made["trainer"]["accumulate"]))
     return {**own, "trainer.epochs": max(made["trainer"]["epochs"], epochs)}
 

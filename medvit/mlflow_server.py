@@ -47,7 +47,7 @@ def _problems_of(name: str, uri: str) -> list[str]:
     shown = f"{name}={_without_credentials(uri)}"
     if not _is_address(uri):
         return [f"{shown}: expected the address of an MLflow server, such as http://server:5000, or nothing"]
-    if "@" in urlsplit(uri).netloc:
+    if "@" in uri:  # also behind a slash, ? or #, where a password holds one
         return [f"{shown}: an address with a user or password would be kept with the run; give them as {_CREDENTIALS}"]
     if urlsplit(uri).query or urlsplit(uri).fragment:
         return [f"{shown}: expected an address without ? and #"]

@@ -182,6 +182,13 @@ def test_words_of_a_label_table_are_taken_as_they_stand_there(given: str) -> Non
     assert read["data"]["name"] == "Mein_Satz"
 
 
+def test_words_of_a_label_table_that_look_like_numbers_or_end_with_a_space_stay_as_they_are() -> None:
+    words = {"2_3": 1, "1e3": 1, " mild ": 1, "null": 0, "nan": 0, "01": 0, "utf8%41": 0}
+    given = ["data=folder", "data.folder=work/films", "labels.target=[f]", *overrides_of({"labels.values": words})]
+    read = settings_by("train", given)
+    assert read["labels"]["values"] == words
+
+
 def test_label_words_of_the_parts_of_other_commands_are_taken_as_they_stand() -> None:
     given = {"labels.values": {"unauffällig": 0, "auffällig": 1}}
     read = settings_by("curve", overrides_of({"train": given, "starts": {"scratch": {}}}))
@@ -401,6 +408,9 @@ def test_another_store_than_the_runs_folder_is_refused_and_a_server_is_taken(
     assert found.startswith("MLFLOW_TRACKING_URI=http://...@server:5000: an address with a user or password")
     assert "give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in found
     assert "SECRET" not in found
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:SEC/RET@server:5000")
+    (found,) = problems(command, *given)
+    assert found.startswith("MLFLOW_TRACKING_URI=http://...@server:5000: an address with a user or password")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://another:5000")
     (found,) = problems(command, *given)

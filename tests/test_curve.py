@@ -81,9 +81,20 @@ def test_epochs_rise_until_a_small_share_has_its_steps(place: Path) -> None:
     steps = {}
     for job in command._jobs(settings):
         epochs = command._own(settings, job).get("trainer.epochs", 1)
-        steps[job.share] = epochs * -(-job.images // QUICK["trainer.batch_size"])
-        assert steps[job.share] - 7 < -(-job.images // QUICK["trainer.batch_size"])
+        steps[job.share] = epochs * -(-job.units // QUICK["trainer.batch_size"])
+        assert steps[job.share] - 7 < -(-job.units // QUICK["trainer.batch_size"])
     assert min(steps.values()) >= 7
+
+
+def test_the_steps_of_a_small_share_are_those_of_its_units_where_a_unit_is_several_images(place: Path) -> None:
+    from medvit.config import settings_of
+
+    given = asked(place, least_steps=50, starts={"whole": {}})
+    given["train"] |= {"data.unit": "patient", "bag": "study"}
+    settings = settings_of("curve", given, check)
+    (job,) = (each for each in command._jobs(settings) if each.share == 1.0)
+    assert job.units == job.patients < QUICK["trainer.batch_size"]  # one step an epoch, though more images than that
+    assert command._own(settings, job)["trainer.epochs"] == 50
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,8 @@ class CropBorderd(_EachImage):
         """Return the image trimmed."""
         if self.border == "black":
             top, left, rows, columns = black_border(Film(_plane(image), 1.0, 0.0, Facts()))
-            return image[:, top : top + rows, left : left + columns]
+            cut = image[:, top : top + rows, left : left + columns]
+            return _like(_plane(cut), image, moved=(top, left)) if isinstance(image, MetaTensor) else cut
         return image
 
 
@@ -194,7 +195,7 @@ class CropOrPadd(_EachImage):
         canvas = np.zeros(size, np.float32)
         on_canvas, on_inner = overlap(offset, values.shape, size)
         canvas[on_canvas] = values[on_inner]
-        return _like(canvas, image)
+        return _like(canvas, image, moved=tuple(-place for place in offset))
 
 
 class RoundToLevelsd(_EachImage):
@@ -244,12 +245,16 @@ def _steps(image: Any) -> NDArray[np.float64]:
     return found
 
 
-def _like(values: NDArray[np.float32], image: Any) -> MetaTensor:
-    """Return values [*S] that cover what `image` covers, with the affine of their voxels."""
+def _like(values: NDArray[np.float32], image: Any, moved: Sequence[int] | None = None) -> MetaTensor:
+    """Return values [*S] with the affine of their voxels: they cover what `image` covers.
+
+    moved: they are voxels of `image` instead, the first of them that of this index, which may lie outside.
+    """
     old, new = np.array(image.shape[1:]), np.array(values.shape)
     turned, count = np.eye(4), len(new)
-    turned[:count, :count] = np.diag(old / new)
-    turned[:count, 3] = (old / new - 1) / 2
+    if moved is None:
+        turned[:count, :count] = np.diag(old / new)
+    turned[:count, 3] = (old / new - 1) / 2 if moved is None else moved
     return _tensor(values, np.asarray(image.affine, np.float64) @ turned)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,10 +45,11 @@ class Backlog:
         for event in events:
             getattr(self, f"_take_{event['event']}", _ignore)(event)
 
-    def leave_out(self, points: set[tuple[str, int]], artifacts: dict[str, str]) -> None:
-        """Drop the points and files that the server has already."""
-        for key in points & self.points.keys():
-            del self.points[key]
+    def leave_out(self, points: dict[tuple[str, int], float], artifacts: dict[str, str]) -> None:
+        """Drop the points and files that the server has already, with the same value and content."""
+        for key in points.keys() & self.points.keys():
+            if _as_kept(points[key]) == _as_kept(self.points[key][0]):
+                del self.points[key]
         for name, digest in artifacts.items():
             if self.artifacts.get(name) == digest:
                 del self.artifacts[name]
@@ -139,6 +141,12 @@ class Backlog:
                 for key, _ in gone:
                     del kept[key]
             sent("", "")
+
+
+def _as_kept(value: float) -> str:
+    """Return a value as text that is the same for one that a server has kept: without infinity, and nan is nan."""
+    most = sys.float_info.max
+    return repr(min(max(value, -most), most) if value == value else value)  # noqa: PLR0124
 
 
 def _ignore(_: dict[str, Any]) -> None:

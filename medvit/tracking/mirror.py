@@ -168,10 +168,14 @@ class Mirror:
             )
         return str(found.experiment_id)
 
-    def _points(self) -> set[tuple[str, int]]:
-        """Return name and step of every point that the server has."""
-        names = self.client.get_run(self.run).data.metrics
-        return {(name, one.step) for name in names for one in self.client.get_metric_history(self.run, name)}
+    def _points(self) -> dict[tuple[str, int], float]:
+        """Return the last value that the server has of every point, by name and step."""
+        found = {}
+        for name in self.client.get_run(self.run).data.metrics:
+            history = self.client.get_metric_history(self.run, name)
+            for one in sorted(history, key=lambda each: int(each.timestamp)):
+                found[name, int(one.step)] = float(one.value)
+        return found
 
     def _there(self) -> dict[str, str]:
         """Return the files that were sent, by name, and that the server still lists."""

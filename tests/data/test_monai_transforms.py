@@ -92,3 +92,20 @@ def test_the_contact_sheet_shows_the_images_and_their_draws(tmp_path):
     assert not np.array_equal(sheet[32:62, 22:42], sheet[32:62, 44:64])
     plain = cv2.imread(str(contact_sheet.write(units, None, tmp_path / "plain.png")), -1)
     assert plain.shape == (5 * 32, 22)
+
+
+def test_what_is_cropped_or_padded_lies_where_it_lay_in_millimetres():
+    from monai.data.meta_tensor import MetaTensor
+
+    from medvit.data.monai_transforms import CropBorderd, CropOrPadd
+
+    grid = np.diag([3.0, 2.0, 1.0, 1.0])
+    volume = MetaTensor(torch.rand(1, 4, 6, 8), affine=torch.from_numpy(grid))
+    found = CropOrPadd("image", (2, 6, 12))({"image": volume})["image"]
+    assert np.array_equal(found.affine, [[3, 0, 0, 3], [0, 2, 0, 0], [0, 0, 1, -2], [0, 0, 0, 1]])
+    film = torch.zeros(1, 40, 40)
+    film[:, 10:30, 5:35] = torch.linspace(0.5, 1, 600).reshape(20, 30)
+    found = CropBorderd("image")({"image": MetaTensor(film, affine=torch.from_numpy(grid))})["image"]
+    assert found.shape == (1, 20, 30)
+    assert np.array_equal(found.affine[:2, 3], [10 * 3, 5 * 2])
+    assert torch.equal(CropBorderd("image")({"image": film})["image"], film[:, 10:30, 5:35])

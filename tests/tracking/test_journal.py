@@ -14,6 +14,7 @@ import pytest
 from medvit.errors import RunError
 from medvit.tracking import journal, store
 from medvit.tracking import run as tracking
+from medvit.tracking.backlog import Backlog
 from medvit.tracking.journal import Journal, Reader
 
 
@@ -140,3 +141,12 @@ def test_lines_are_strict_json(tmp_path: Path) -> None:
 
     found = json.loads(line, parse_constant=refuse)
     assert {key: float(value) for key, value in found["values"].items()} == {"val/a": float("inf"), "val/b": 0.1}
+
+
+def test_a_point_that_a_server_has_with_another_value_is_sent_again_and_the_same_value_is_not() -> None:
+    backlog = Backlog()
+    told = {"val/auroc": 0.9, "val/f1": 0.5, "val/odd": "nan", "val/high": "inf", "val/new": 0.1}
+    backlog.take([{"event": "metrics", "step": 0, "at": 2, "values": told}])
+    there = {"val/auroc": 0.8, "val/f1": 0.5, "val/odd": float("nan"), "val/high": 1.7976931348623157e308}
+    backlog.leave_out({(name, 0): value for name, value in there.items()}, {})
+    assert backlog.points == {("val/auroc", 0): (0.9, 2), ("val/new", 0): (0.1, 2)}

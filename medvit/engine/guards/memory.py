@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 class Need:
     """Bytes of a training on one device: `activations` of one image are what its gradient is computed from.
 
+    `copies` are what is kept once whatever the number of images: weights in half precision, beside the weights.
     What kernels need for themselves, and what the allocator leaves unused between blocks, is not counted.
     """
 
@@ -31,32 +32,36 @@ class Need:
     optimizer: int
     averages: int
     activations: int
+    copies: int = 0
 
     def bytes(self, images: int) -> int:
         """Return the bytes of a step of `images`."""
-        return self.weights + self.gradients + self.optimizer + self.averages + images * self.activations
+        fixed = self.weights + self.gradients + self.optimizer + self.averages + self.copies
+        return fixed + images * self.activations
 
     def described(self, images: int) -> str:
         """Return one line for the log."""
-        fixed = ("weights", "gradients", "optimizer", "averages")
+        fixed = ("weights", "gradients", "optimizer", "averages", "copies")
         parts = [f"{name} {_mb(getattr(self, name))}" for name in fixed if getattr(self, name)]
         parts.append(f"activations {_mb(self.activations)} an image")
         return f"memory: {', '.join(parts)}; about {_mb(self.bytes(images))} with {images} images a step"
 
 
 def need_of(network: nn.Module, plan: Plan, shape: Sequence[int], precision: str) -> Need:
-    """Measure what training `network` (with a `backbone`) on images [C *S] needs, by one image on the processor.
+    """Measure what training `network` (with a `backbone`) on images [C *S] needs, by one and by two of them.
 
     precision: of the training, as Lightning names it. Weights that do not require a gradient count as frozen.
     """
     weights = list({id(each): each for each in network.parameters()}.values())
     learnt = sum(each.nbytes for each in weights if each.requires_grad)
+    one, two = (_kept(network, (count, *shape), precision) for count in (1, 2))
     return Need(
         sum(each.nbytes for each in weights),
         learnt,
         round(learnt * _states(plan)),
         sum(each.nbytes for each in weights) if plan.ema else 0,
-        _activations(network, shape, precision),
+        two - one,
+        max(0, 2 * one - two),
     )
 
 
@@ -72,8 +77,11 @@ def _states(plan: Plan) -> float:
     return float(sum(each.numel() for each in kept)) / side**2
 
 
-def _activations(network: nn.Module, shape: Sequence[int], precision: str) -> int:
-    """Return the bytes that the backbone keeps of one image; its state, and random generators, stay as they are."""
+def _kept(network: nn.Module, shape: Sequence[int], precision: str) -> int:
+    """Return the bytes that the backbone keeps of images [B C *S], and of its weights where autocast narrows them.
+
+    Its state, and random generators, stay as they are.
+    """
     backbone: Any = network.backbone
     own = {each.untyped_storage().data_ptr() for each in network.parameters()}
     kept: dict[int, int] = {}
@@ -93,7 +101,7 @@ def _activations(network: nn.Module, shape: Sequence[int], precision: str) -> in
             torch.autocast(device.type, narrow, enabled=narrow is not None),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         ):
-            tokens = backbone(torch.zeros(1, *shape, device=device))  # held, so that no address is used twice
+            tokens = backbone(torch.zeros(*shape, device=device))  # held, so that no address is used twice
     finally:
         for module, mode in modes.items():
             module.training = mode

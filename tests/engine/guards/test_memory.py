@@ -60,6 +60,16 @@ def test_what_an_image_keeps_for_its_gradient_is_what_torch_allocates(
     assert counted == pytest.approx(allocated, rel=0.15)
 
 
+def test_narrowed_copies_of_the_weights_are_counted_once_and_not_with_every_image() -> None:
+    network = network_of("model=vit_pico")
+    wide, narrow = (need_of(network, Plan(), (1, 96, 96), each) for each in ("32-true", "bf16-mixed"))
+    blocks = sum(each.nbytes for each in network.backbone.blocks.parameters() if each.ndim == 2)
+    assert narrow.activations < wide.activations
+    assert blocks / 2 <= narrow.copies <= sum(each.nbytes for each in network.backbone.parameters()) / 2
+    assert narrow.bytes(9) - narrow.bytes(0) == 9 * narrow.activations
+    assert wide.copies < 0.05 * blocks
+
+
 def test_to_measure_leaves_draws_and_modes_as_they_are() -> None:
     network = network_of("model=densenet121")
     network.backbone.blocks[0].eval()
