@@ -23,7 +23,7 @@ import torch
 
 from medvit.bundle.acceptance import envelope
 from medvit.bundle.build import export, labels_of
-from medvit.bundle.card import LICENCE
+from medvit.bundle.card.markdown import LICENCE
 from medvit.bundle.contents import Contents
 from medvit.bundle.parity import Trained
 from medvit.bundle.runtime import Runtime

@@ -57,8 +57,8 @@ def ours(shape: tuple[int, int, int], image: Tensor, label: Tensor, steps: int) 
     import pytorch_lightning as pl
 
     from medvit.engine.callbacks.training import AverageWeights
-    from medvit.engine.fit import best_precision
     from medvit.engine.module import FineTuner
+    from medvit.engine.settings.precision import best_precision
     from medvit.model.network import Network
     from medvit.model.pool import AttentionPool
     from medvit.model.vit import ViT
