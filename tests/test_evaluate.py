@@ -126,10 +126,10 @@ def test_compare_takes_latest_a_run_id_or_a_folder(folders, tmp_path):
 
     with tracking.start(tmp_path, "e", "n") as run:
         pass
-    assert _evaluation("latest", tmp_path, "test") == (tmp_path / run.id / "evaluation_test", run.id[:8])
-    assert _evaluation("good", folders, "test")[0] == folders / "good" / "evaluation_test"
+    assert _evaluation("latest", {"folder": tmp_path}, "test") == (tmp_path / run.id / "evaluation_test", run.id[:8])
+    assert _evaluation("good", {"folder": folders}, "test")[0] == folders / "good" / "evaluation_test"
     with pytest.raises(RunError, match=rf"no run 'typo' among the 1 runs.*{run.id}"):
-        _evaluation("typo", tmp_path, "test")
+        _evaluation("typo", {"folder": tmp_path}, "test")
 
 
 @pytest.mark.slow
